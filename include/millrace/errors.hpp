@@ -2,14 +2,15 @@
 // names, and those that have no counterpart in Python because Python hangs there.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <exception>
+#include <millrace/bytes.hpp>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <utility>
-
-#include <sys/types.h>
 
 namespace millrace {
 
@@ -24,6 +25,21 @@ class ProcessError : public std::runtime_error {
 class TimeoutError : public ProcessError {
  public:
   using ProcessError::ProcessError;
+};
+
+/// A message was longer than the buffer it was to be received into; it is consumed, whole, and the
+/// connection goes on. Python: multiprocessing.BufferTooShort.
+class BufferTooShort : public ProcessError {
+ public:
+  explicit BufferTooShort(Bytes message)
+      : ProcessError("the buffer is too short for a message of " + std::to_string(message.size()) +
+                     " bytes"),
+        message_(std::move(message)) {}
+  /// The whole message.
+  [[nodiscard]] const Bytes& message() const noexcept { return message_; }
+
+ private:
+  Bytes message_;
 };
 
 /// Python: multiprocessing.AuthenticationError.
@@ -200,4 +216,35 @@ class SystemExit {
 /// Python: KeyboardInterrupt. No base class; ends a child with exit code 1.
 class KeyboardInterrupt {};
 
+/// The stack trace of the process in which an exception was raised, as text; "" for an exception
+/// that was raised in this process. Python: the RemoteTraceback that is the exception's __cause__.
+[[nodiscard]] std::string remote_traceback(const std::exception& error);
+/// The same for any exception, also one that is not a std::exception; "" for a null pointer.
+[[nodiscard]] std::string remote_traceback(const std::exception_ptr& error);
+
+namespace runtime {
+
+/// How exceptions of type E cross a process boundary: <millrace/exceptions.hpp>, which every header
+/// that starts processes includes.
+template <class E>
+struct ExceptionCarrier;
+
+/// What MILLRACE_EXCEPTION expands to.
+template <class E>
+bool declare_exception() {
+  return ExceptionCarrier<E>::declare();
+}
+
+}  // namespace runtime
 }  // namespace millrace
+
+#define MILLRACE_JOIN_(a, b) a##b
+#define MILLRACE_JOIN(a, b) MILLRACE_JOIN_(a, b)
+
+/// Declares, at namespace scope, that exceptions of this type cross process boundaries as
+/// themselves: MILLRACE_EXCEPTION(MyError); The type is Serializable or constructible from its
+/// what(). Exceptions that are not declared arrive as RemoteError. In a header it may be repeated
+/// by every file that includes it. Python: exceptions are pickled.
+#define MILLRACE_EXCEPTION(...)                                                        \
+  [[maybe_unused]] static const bool MILLRACE_JOIN(millrace_exception_, __COUNTER__) = \
+      ::millrace::runtime::declare_exception<__VA_ARGS__>()

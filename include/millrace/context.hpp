@@ -1,0 +1,108 @@
+// Start methods and the contexts that bind one. Python: multiprocessing.context.
+#pragma once
+
+#include <millrace/logging.hpp>
+#include <millrace/process.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace millrace {
+
+/// The keyword argument of set_start_method.
+struct SetStartMethodOptions {
+  bool force = false;  ///< also when it has been set before
+};
+
+/// Asks get_start_method() for none where the method has not been fixed yet.
+struct allow_none_t {};
+inline constexpr allow_none_t allow_none{};
+
+/// The library's calls bound to one start method. One object per method, for the life of the
+/// program; use by reference. Python: multiprocessing.get_context(method).
+class Context {
+ public:
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  /// A Process that starts by this method, named "ForkProcess-1" by its method.
+  template <class F, class... Args>
+  requires runtime::Target<F, Args...>
+  [[nodiscard]] millrace::Process Process(F&& f, Args&&... args) const {
+    return Process(ProcessOptions{}, std::forward<F>(f), std::forward<Args>(args)...);
+  }
+  template <class F, class... Args>
+  requires runtime::Target<F, Args...>
+  [[nodiscard]] millrace::Process Process(ProcessOptions options, F&& f, Args&&... args) const {
+    options.context = this;
+    return millrace::Process(options, std::forward<F>(f), std::forward<Args>(args)...);
+  }
+
+  [[nodiscard]] std::string get_start_method() const { return std::string(method_); }
+  [[nodiscard]] std::optional<std::string> get_start_method(allow_none_t) const {
+    return get_start_method();
+  }
+  /// Always ValueError: a context has its method.
+  void set_start_method(std::optional<std::string_view> method,
+                        SetStartMethodOptions options = {}) const;
+  [[nodiscard]] std::vector<std::string> get_all_start_methods() const;
+  /// This context.
+  [[nodiscard]] Context& get_context() noexcept { return *this; }
+  [[nodiscard]] const Context& get_context() const noexcept { return *this; }
+  /// The context of a method; ValueError for one that does not exist.
+  [[nodiscard]] Context& get_context(std::string_view method) const;
+
+  [[nodiscard]] std::vector<ProcessHandle> active_children() const {
+    return millrace::active_children();
+  }
+  [[nodiscard]] ProcessHandle current_process() const { return millrace::current_process(); }
+  [[nodiscard]] std::optional<ProcessHandle> parent_process() const {
+    return millrace::parent_process();
+  }
+  [[nodiscard]] int cpu_count() const;
+  [[nodiscard]] int usable_cpu_count() const;
+  [[nodiscard]] logging::Logger& get_logger() const { return millrace::get_logger(); }
+  logging::Logger& log_to_stderr(std::optional<logging::Level> level = {}) const {
+    return millrace::log_to_stderr(level);
+  }
+  void freeze_support(int argc, char** argv) const { millrace::freeze_support(argc, argv); }
+
+  /// "ForkProcess": the class its processes name themselves after.
+  [[nodiscard]] std::string process_class() const { return std::string(process_class_); }
+
+ private:
+  friend struct Contexts;
+  constexpr Context(std::string_view method, std::string_view process_class) noexcept
+      : method_(method), process_class_(process_class) {}
+
+  std::string_view method_;
+  std::string_view process_class_;
+};
+
+/// The default context, whose method is fixed by this call, as by starting a process.
+Context& get_context();
+/// The context of a method: "fork". ValueError: "cannot find context for '...'".
+Context& get_context(std::string_view method);
+/// Fixes the default method. std::runtime_error when it is fixed and not forced; ValueError for one
+/// that does not exist. std::nullopt with force: not fixed any more.
+void set_start_method(std::optional<std::string_view> method, SetStartMethodOptions options = {});
+/// The default method; fixes it.
+std::string get_start_method();
+/// The default method if it is fixed.
+std::optional<std::string> get_start_method(allow_none_t);
+/// The methods there are, the default first.
+std::vector<std::string> get_all_start_methods();
+
+/// The cpus of the system, whoever may use them. Python: multiprocessing.cpu_count().
+int cpu_count();
+/// The cpus that this process may use: its affinity mask and its cgroup's quota; at least 1.
+int usable_cpu_count();
+
+/// The program that start methods other than fork execute instead of this one.
+void set_executable(std::string path);
+/// Libraries that a fork server loads before it forks. Those that cannot be loaded are ignored.
+void set_forkserver_preload(std::vector<std::string> libraries);
+
+}  // namespace millrace

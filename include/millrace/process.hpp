@@ -1,0 +1,211 @@
+// Process, ProcessHandle and Finalize. Python: multiprocessing.Process and its module functions.
+#pragma once
+
+#include <sys/types.h>
+
+#include <concepts>
+#include <cstddef>
+#include <iosfwd>
+#include <memory>
+#include <millrace/affinity.hpp>
+#include <millrace/bytes.hpp>
+#include <millrace/callable.hpp>
+#include <millrace/errors.hpp>
+#include <millrace/exceptions.hpp>
+#include <millrace/serialize.hpp>
+#include <millrace/target.hpp>
+#include <millrace/timeout.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace millrace {
+
+class Context;
+
+namespace runtime {
+struct ProcessRecord;
+struct FinalizerEntry;
+struct ParentIdentity;
+class ChildBinding;
+}  // namespace runtime
+
+/// The keyword arguments of Process.
+struct ProcessOptions {
+  std::optional<std::string> name = {};        ///< else "Process-1", "Process-1:2", ...
+  std::optional<bool> daemon = {};             ///< else as the process that creates it
+  std::optional<affinity::Binding> bind = {};  ///< cpus to run on; else MILLRACE_BIND
+  const Context* context = nullptr;            ///< else the default context
+};
+
+/// A process as seen from another or from itself: of a child, of this process or of its parent. A
+/// copy refers to the same process. Python: Process objects as active_children(), current_process()
+/// and parent_process() return them.
+class ProcessHandle {
+ public:
+  [[nodiscard]] std::string name() const;
+  void name(std::string name) const;
+  [[nodiscard]] bool daemon() const;
+  /// Before start() only, else AssertionError.
+  void daemon(bool daemon) const;
+  /// None before start(). ValueError after close().
+  [[nodiscard]] std::optional<pid_t> pid() const;
+  /// The same as pid().
+  [[nodiscard]] std::optional<pid_t> ident() const { return pid(); }
+  /// None while it runs; 0 when it returned, 1 for an uncaught exception, SystemExit's or
+  /// std::exit's code, -N when signal N ended it, 255 when somebody else collected its status.
+  [[nodiscard]] std::optional<int> exitcode() const;
+  /// The key for connections; inherited. Python: Process.authkey.
+  [[nodiscard]] Bytes authkey() const;
+  void authkey(Bytes key) const;
+  /// A descriptor that is readable once the process has ended; owned by the library, valid until
+  /// close(). ValueError before start().
+  [[nodiscard]] int sentinel() const;
+  /// True from start() until it has ended.
+  [[nodiscard]] bool is_alive() const;
+  /// Waits until it has ended; false when the timeout came first. May block. AssertionError for a
+  /// process that is not this one's child (or parent), or not started.
+  bool join(Timeout timeout = {}) const;
+  /// Ends it by SIGTERM; its finalizers do not run, its own children go on. Nothing for a process
+  /// that has ended. AssertionError before start().
+  void terminate() const;
+  /// The same by SIGKILL.
+  void kill() const;
+  /// The same by SIGINT.
+  void interrupt() const;
+  /// Python's text: <Process name='Process-1' pid=12 parent=11 started>.
+  [[nodiscard]] std::string repr() const;
+
+  friend bool operator==(const ProcessHandle&, const ProcessHandle&) noexcept = default;
+  friend std::ostream& operator<<(std::ostream& out, const ProcessHandle& handle);
+
+ private:
+  friend class Process;
+  friend struct runtime::ProcessRecord;
+  explicit ProcessHandle(std::shared_ptr<runtime::ProcessRecord> record)
+      : record_(std::move(record)) {}
+
+  std::shared_ptr<runtime::ProcessRecord> record_;
+};
+
+/// A child process that runs a callable, or, in a subclass, run(). Under fork it inherits callable
+/// and arguments as they are. Move-only; destroying it neither ends the process nor waits for it: a
+/// normal exit of the program does. One thread at a time, but for join() and is_alive(), and
+/// handle(), which any thread may use. Python: multiprocessing.Process.
+class Process {
+ public:
+  /// A process without a target: run() of a subclass, or nothing.
+  Process() : Process(ProcessOptions{}) {}
+  explicit Process(const ProcessOptions& options);
+  /// Will run f(args...): arguments are decayed, text literals become std::string.
+  template <class F, class... Args>
+  requires runtime::Target<F, Args...>
+  explicit Process(F&& f, Args&&... args)
+      : Process(ProcessOptions{}, std::forward<F>(f), std::forward<Args>(args)...) {}
+  template <class F, class... Args>
+  requires runtime::Target<F, Args...> Process(const ProcessOptions& options, F&& f, Args&&... args)
+      : Process(options, runtime::make_target(std::forward<F>(f), std::forward<Args>(args)...)) {}
+
+  Process(Process&&) noexcept;
+  Process& operator=(Process&&) noexcept;
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  virtual ~Process();
+
+  /// What the child does: calls the target. Also callable without start().
+  virtual void run();
+  /// Makes the child. Once: AssertionError for a second time, for a process made elsewhere and for
+  /// the child of a daemonic one; ValueError after close() or for a binding that cannot be
+  /// understood; std::system_error when the system refuses. Drops callable and arguments here.
+  void start();
+  /// As ProcessHandle's.
+  bool join(Timeout timeout = {}) { return handle().join(timeout); }
+  [[nodiscard]] bool is_alive() const { return handle().is_alive(); }
+  void terminate() { handle().terminate(); }
+  void kill() { handle().kill(); }
+  void interrupt() { handle().interrupt(); }
+  /// Releases what the library holds for it; ValueError while it runs. Idempotent; afterwards most
+  /// calls are ValueError.
+  void close();
+  /// A copyable view of this process.
+  [[nodiscard]] ProcessHandle handle() const;
+
+  [[nodiscard]] std::string name() const { return handle().name(); }
+  void name(std::string name) { handle().name(std::move(name)); }
+  [[nodiscard]] bool daemon() const { return handle().daemon(); }
+  void daemon(bool daemon) { handle().daemon(daemon); }
+  [[nodiscard]] std::optional<pid_t> pid() const { return handle().pid(); }
+  [[nodiscard]] std::optional<pid_t> ident() const { return handle().pid(); }
+  [[nodiscard]] std::optional<int> exitcode() const { return handle().exitcode(); }
+  [[nodiscard]] Bytes authkey() const { return handle().authkey(); }
+  void authkey(Bytes key) { handle().authkey(std::move(key)); }
+  [[nodiscard]] int sentinel() const { return handle().sentinel(); }
+  [[nodiscard]] std::string repr() const { return handle().repr(); }
+  friend std::ostream& operator<<(std::ostream& out, const Process& process);
+
+ private:
+  Process(const ProcessOptions& options, std::unique_ptr<runtime::Callback> target);
+
+  struct ChildStart;
+  static void child_body(void* start);
+  [[noreturn]] void run_as_child(const runtime::ParentIdentity& parent,
+                                 const runtime::ChildBinding& binding) noexcept;
+
+  std::shared_ptr<runtime::ProcessRecord> record_;  // null: moved from
+  std::unique_ptr<runtime::Callback> target_;       // null: none, or dropped by start()
+};
+
+/// The children of this process that have not ended; collects those that have.
+std::vector<ProcessHandle> active_children();
+/// This process.
+ProcessHandle current_process();
+/// The process that started this one; none in the main process.
+std::optional<ProcessHandle> parent_process();
+
+/// The keyword arguments of Finalize.
+struct FinalizeOptions {
+  std::optional<int> exitpriority = {};  ///< run at exit, highest first; none: not at exit
+};
+
+/// Calls a function once, in the process that made it only: when called, when destroyed, or at exit
+/// if it has a priority, whichever is first, unless cancelled. Python:
+/// multiprocessing.util.Finalize.
+class Finalize {
+ public:
+  template <class F>
+  requires std::invocable < std::decay_t<F>
+  & > explicit Finalize(F&& f, FinalizeOptions options = {})
+      : Finalize(runtime::make_callback(std::forward<F>(f)), options.exitpriority) {}
+  Finalize(Finalize&&) noexcept;
+  Finalize& operator=(Finalize&&) noexcept;
+  ~Finalize();
+
+  /// Runs it now, if it has not run yet.
+  void operator()();
+  /// It will not run any more.
+  void cancel();
+  /// True while it may still run in this process.
+  [[nodiscard]] bool still_active() const;
+
+ private:
+  Finalize(std::unique_ptr<runtime::Callback> callback, std::optional<int> priority);
+
+  std::shared_ptr<runtime::FinalizerEntry> entry_;
+};
+
+/// First line of main in programs that use spawn or forkserver. Harmless otherwise.
+void freeze_support(int argc, char** argv);
+
+}  // namespace millrace
+
+/// At namespace scope, for subclasses of Process that override run(). Under fork the child has the
+/// object itself; the other start methods make it anew from its default constructor.
+#define MILLRACE_PROCESS(...)                                                                  \
+  static_assert(::std::derived_from<__VA_ARGS__, ::millrace::Process> &&                       \
+                    ::std::default_initializable<__VA_ARGS__>,                                 \
+                "MILLRACE_PROCESS: the class must derive from mp::Process and have a default " \
+                "constructor")

@@ -1,0 +1,90 @@
+// What a process will call: a callable with its arguments, stored as the callee will own them.
+#pragma once
+
+#include <concepts>
+#include <memory>
+#include <millrace/callable.hpp>
+#include <millrace/serialize.hpp>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+namespace millrace {
+
+class Process;
+struct ProcessOptions;
+
+namespace runtime {
+
+/// Something to call, once or more often.
+class Callback {
+ public:
+  Callback() = default;
+  Callback(const Callback&) = delete;
+  Callback& operator=(const Callback&) = delete;
+  virtual ~Callback() = default;
+  /// Calls it; it can be called again.
+  virtual void call() = 0;
+  /// Calls it for the last time: what it stores may be moved into the callee.
+  virtual void call_last() { call(); }
+};
+
+/// An argument that can go to another process.
+template <class A>
+concept SendableArgument = Serializable<wire::travel_t<A>>;
+
+/// A callable that can go to another process together with its arguments.
+template <class F, class... Args>
+concept Target = !std::same_as<std::remove_cvref_t<F>, ProcessOptions> &&
+                 !std::derived_from<std::remove_cvref_t<F>, Process> && Sendable<std::decay_t<F>> &&
+                 (SendableArgument<Args> && ...);
+
+template <class F, class... Args>
+class StoredTarget final : public Callback {
+ public:
+  template <class G, class... As>
+  explicit StoredTarget(std::in_place_t, G&& f, As&&... args)
+      : f_(std::forward<G>(f)), args_(std::forward<As>(args)...) {}
+
+  void call() override {
+    if constexpr ((std::copy_constructible<Args> && ...)) {
+      auto own = args_;
+      wire::call_tuple(f_, own);
+    } else {
+      wire::call_tuple(f_, args_);
+    }
+  }
+  void call_last() override { wire::call_tuple(f_, args_); }
+
+ private:
+  F f_;
+  std::tuple<Args...> args_;
+};
+
+template <class F, class... Args>
+std::unique_ptr<Callback> make_target(F&& f, Args&&... args) {
+  static_assert(wire::CallableWith<F, Args...>,
+                "mp::Process: the callable cannot be called with these arguments (text literals "
+                "arrive as std::string)");
+  return std::make_unique<StoredTarget<std::decay_t<F>, wire::travel_t<Args>...>>(
+      std::in_place, std::forward<F>(f), std::forward<Args>(args)...);
+}
+
+template <class F>
+class StoredCallback final : public Callback {
+ public:
+  template <class G>
+  explicit StoredCallback(std::in_place_t, G&& f) : f_(std::forward<G>(f)) {}
+  void call() override { (void)f_(); }
+
+ private:
+  F f_;
+};
+
+template <class F>
+std::unique_ptr<Callback> make_callback(F&& f) {
+  return std::make_unique<StoredCallback<std::decay_t<F>>>(std::in_place, std::forward<F>(f));
+}
+
+}  // namespace runtime
+}  // namespace millrace

@@ -1,0 +1,237 @@
+#include "runtime/child.hpp"
+
+#include <cxxabi.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio_ext.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <iostream>
+#include <millrace/errors.hpp>
+#include <millrace/logging.hpp>
+#include <mutex>
+#include <system_error>
+#include <utility>
+
+#include "runtime/affinity_mask.hpp"
+#include "runtime/exceptions.hpp"
+#include "runtime/exit.hpp"
+#include "runtime/fork_mutex.hpp"
+#include "runtime/process_record.hpp"
+#include "runtime/throw_trace.hpp"
+
+namespace millrace::runtime {
+namespace {
+
+struct Naming {
+  ForkMutex mutex{ForkMutex::Level::names};  // guards `name`
+  std::string name = "MainProcess";
+};
+
+// Never destroyed: exit handlers and other threads may ask for the name until the very end.
+Naming& naming() {
+  static Naming& instance = *new Naming;
+  return instance;
+}
+[[maybe_unused]] const Naming& g_made_before_threads = naming();
+
+// The mask of the thread that forked this process; written in the child, while it has one thread.
+AffinityMask& inherited_mask() {
+  static AffinityMask& instance = *new AffinityMask;
+  return instance;
+}
+
+// All signals are held back from just before the fork until child and parent are themselves again,
+// so that no handler runs in a half-made child.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() noexcept {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+  // The mask to return to keeps none of the signals by which a process is ended or fails.
+  void let_through_endings() noexcept {
+    for (const int signal : {SIGTERM, SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGTRAP}) {
+      ::sigdelset(&before_, signal);
+    }
+  }
+
+ private:
+  sigset_t before_{};
+};
+
+// What the copied streams hold belongs to the parent, which prints it itself.
+void drop_stream_contents() noexcept {
+  ::__fpurge(stdin);
+  ::__fpurge(stdout);
+  ::__fpurge(stderr);
+}
+
+void read_stdin_from_null() noexcept {
+  const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (null < 0) {
+    ::close(STDIN_FILENO);
+  } else if (null != STDIN_FILENO) {
+    ::dup2(null, STDIN_FILENO);
+    ::close(null);
+  }
+  std::clearerr(stdin);
+  std::cin.clear();
+}
+
+void become_child(shm::ProcessId id, AffinityMask&& parent_mask) noexcept {
+  drop_stream_contents();
+  read_stdin_from_null();
+  inherited_mask() = std::move(parent_mask);
+  shm::ProcessTable::instance().adopt(id);
+}
+
+template <class Stream>
+void flush_quietly(Stream& stream) noexcept {
+  try {
+    stream.flush();
+  } catch (...) {
+    // exceptions() of the stream are the user's; a stream that cannot be flushed is broken.
+  }
+}
+
+int report_uncaught() noexcept {
+  try {
+    const std::exception_ptr error = std::current_exception();
+    std::string text = "Process " + process_name() + ":\n" + throw_trace_text(error);
+    if (const std::string remote = remote_traceback(error); !remote.empty()) {
+      text += "after, in another process:\n" + remote;
+    }
+    print_error(text + describe_exception(error));
+  } catch (...) {
+    print_error("uncaught exception, and no memory to describe it\n");
+  }
+  return 1;
+}
+
+pid_t g_watched_parent = 0;  // written before the handler that reads it is installed
+
+void on_parent_thread_end(int) {
+  const int saved = errno;
+  if (::getppid() != g_watched_parent) ::_exit(1);
+  errno = saved;
+}
+
+}  // namespace
+
+pid_t fork_process(shm::ProcessId child_id) {
+  flush_std_streams();
+  AffinityMask before = AffinityMask::of_this_thread();
+  pid_t pid = -1;
+  int error = 0;
+  {
+    SignalsBlocked blocked;
+    const bool widened = AffinityMask::initial().apply_if_wider(before);
+    pid = ::fork();
+    error = errno;
+    if (pid == 0) {
+      blocked.let_through_endings();
+      become_child(child_id, std::move(before));
+      return 0;
+    }
+    if (widened) before.apply();
+  }
+  if (pid < 0) {
+    shm::ProcessTable::instance().cancel(child_id);
+    throw std::system_error(error, std::generic_category(), "fork of a child process");
+  }
+  return pid;
+}
+
+void restore_affinity() noexcept { inherited_mask().apply(); }
+
+int run_guarded(void (*body)(void*), void* argument) {
+  const ThrowTraceScope traced;
+  try {
+    body(argument);
+    return 0;
+  } catch (const SystemExit& exit) {
+    if (!exit.text().empty()) print_error(exit.text() + "\n");
+    return exit.code();
+  } catch (const abi::__forced_unwind&) {
+    throw;  // pthread_exit: the thread ends, and with the last of them the process
+  } catch (...) {
+    return report_uncaught();
+  }
+}
+
+void exit_process(int code) noexcept {
+  get_logger().info("process exiting with exitcode " + std::to_string(code));
+  run_exit_sequence();
+  // A reader that has gone away must not change the exit code.
+  sigset_t pipe;
+  ::sigemptyset(&pipe);
+  ::sigaddset(&pipe, SIGPIPE);
+  ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
+  flush_std_streams();
+  ::_exit(code & 0xff);
+}
+
+void flush_std_streams() noexcept {
+  for (std::ostream* stream : {&std::cout, &std::cerr, &std::clog}) flush_quietly(*stream);
+  for (std::wostream* stream : {&std::wcout, &std::wcerr}) flush_quietly(*stream);
+  std::fflush(stdout);
+  std::fflush(stderr);
+}
+
+std::string process_name() {
+  Naming& current = naming();
+  const std::lock_guard guard(current.mutex);
+  return current.name;
+}
+
+void set_process_name(std::string name) {
+  Naming& current = naming();
+  const std::lock_guard guard(current.mutex);
+  current.name = std::move(name);
+}
+
+ParentIdentity as_parent() { return {::getpid(), shm::self(), process_name()}; }
+
+void become_process(std::string name, bool daemon, const ParentIdentity& parent) {
+  const RecordPtr self = new_child_record();
+  self->class_name = "Process";
+  self->name = std::move(name);
+  self->daemon = daemon;
+  self->may_have_children = true;
+  become(self, parent);
+}
+
+void end_with_parent(pid_t parent_pid) noexcept {
+  // The kernel's notice comes when the thread that forked ends, and again when each later one that
+  // inherits the child does: only the handler can tell whether the process is gone. SIGURG because
+  // it is ignored wherever nobody handles it, so a lost handler cannot end a child by mistake.
+  g_watched_parent = parent_pid;
+  struct sigaction action {};
+  action.sa_handler = &on_parent_thread_end;
+  action.sa_flags = SA_RESTART;
+  ::sigemptyset(&action.sa_mask);
+  ::sigaction(SIGURG, &action, nullptr);
+  sigset_t notice;
+  ::sigemptyset(&notice);
+  ::sigaddset(&notice, SIGURG);
+  ::pthread_sigmask(SIG_UNBLOCK, &notice, nullptr);
+  ::prctl(PR_SET_PDEATHSIG, SIGURG);
+  if (::getppid() != parent_pid) ::_exit(1);  // it ended before the kernel was asked
+}
+
+void print_error(const std::string& text) noexcept {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
+}
+
+}  // namespace millrace::runtime

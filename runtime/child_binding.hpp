@@ -1,0 +1,29 @@
+// Where a Process shall run: decided by its parent, applied by itself.
+#pragma once
+
+#include <millrace/affinity.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace millrace::runtime {
+
+/// The place of one child process.
+class ChildBinding {
+ public:
+  /// Decides, in the parent: `.bind`, else MILLRACE_BIND and the batch job's hints, else none.
+  /// Several processes with one binding take its places in turn. Throws ValueError for text that
+  /// cannot be understood.
+  explicit ChildBinding(const std::optional<affinity::Binding>& option);
+
+  /// In the child: binds it, or gives it its parent's mask back where nothing is asked for. Reports
+  /// the binding as `process_name`'s if MILLRACE_REPORT_BINDINGS says so.
+  void apply(const std::string& process_name) const;
+
+ private:
+  std::vector<int> cpus_;  // empty: not bound
+  int node_ = -1;
+  std::string source_;
+};
+
+}  // namespace millrace::runtime
