@@ -155,6 +155,13 @@ class BasicParkingSpot {
     clear(word_.load(std::memory_order_relaxed));  // only a guess for the compare-and-swap
   }
 
+  /// True when somebody may sleep here. Without a barrier of its own: for callers that look again
+  /// and again, or that have just executed one.
+  [[nodiscard]] bool maybe_asleep() const noexcept {
+    // SLEEP edge: relaxed, see above.
+    return (word_.load(std::memory_order_relaxed) & kSleepers) != 0;
+  }
+
   /// Wakes everybody whatever the word says: for the reaper, after a death. Always a system call.
   void rouse() noexcept {
     word_.fetch_add(kEpoch, std::memory_order_release);  // EPOCH, see notify_one()
@@ -166,9 +173,8 @@ class BasicParkingSpot {
   static constexpr Key kEpoch = 2;
 
   bool anyone() noexcept {
-    P::store_load_barrier();  // between the caller's condition and the look at the sleepers bit
-    // SLEEP edge: relaxed, ordered by the barrier before it.
-    return (word_.load(std::memory_order_relaxed) & kSleepers) != 0;
+    P::store_load_barrier();  // SLEEP edge: between the caller's condition and the look at the bit
+    return maybe_asleep();
   }
 
   // Takes the bit away and bumps the epoch, then wakes all that went to sleep before it was gone.

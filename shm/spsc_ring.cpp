@@ -1,0 +1,297 @@
+#include "shm/spsc_ring.hpp"
+
+#include <bit>
+#include <millrace/errors.hpp>
+#include <new>
+#include <string>
+
+namespace millrace::shm {
+namespace {
+
+constexpr std::uint64_t kMagic = 0x31676e697263706dULL;
+constexpr std::size_t kPrefetchBytes = 1024;
+
+SpscGeometry rounded(const SpscGeometry& wanted) {
+  constexpr std::size_t kMostLines = std::size_t{1} << 30;
+  constexpr std::size_t kMostBulk = std::size_t{1} << 32;
+  if (wanted.line_count > kMostLines || wanted.bulk_bytes > kMostBulk) {
+    throw ValueError("a ring of " + std::to_string(wanted.line_count) + " lines and " +
+                     std::to_string(wanted.bulk_bytes) + " bytes of bulk is too large");
+  }
+  const std::size_t lines =
+      std::bit_ceil(wanted.line_count < 2 ? std::size_t{2} : wanted.line_count);
+  const std::size_t bulk =
+      std::bit_ceil(wanted.bulk_bytes < 64 ? std::size_t{64} : wanted.bulk_bytes);
+  return {lines, bulk};
+}
+
+constexpr std::uint64_t up_to_64(std::uint64_t bytes) { return (bytes + 63) & ~std::uint64_t{63}; }
+
+// Asks for the lines of the block exclusively before they are written.
+inline void prefetch_for_write(const std::byte* from, std::size_t bytes) noexcept {
+  for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 1, 3);
+}
+
+}  // namespace
+
+std::size_t SpscRing::bytes_for(const SpscGeometry& geometry) {
+  const SpscGeometry size = rounded(geometry);
+  return sizeof(Header) + size.line_count * kLineBytes + size.bulk_bytes;
+}
+
+SpscRing::SpscRing(void* memory, const SpscGeometry& geometry) noexcept
+    : header_(static_cast<Header*>(memory)),
+      lines_(reinterpret_cast<Line*>(header_ + 1)),
+      bulk_(reinterpret_cast<std::byte*>(lines_ + geometry.line_count)),
+      line_count_(geometry.line_count),
+      bulk_bytes_(geometry.bulk_bytes),
+      line_shift_(static_cast<unsigned>(std::countr_zero(geometry.line_count))) {}
+
+SpscRing SpscRing::create(void* memory, const SpscGeometry& geometry) {
+  const SpscGeometry size = rounded(geometry);
+  SpscRing ring(memory, size);
+  for (std::size_t i = 0; i < size.line_count; ++i) new (&ring.lines_[i]) Line{};
+  auto* header = new (memory) Header{};
+  header->line_count = size.line_count;
+  header->bulk_bytes = size.bulk_bytes;
+  header->magic = kMagic;
+  return ring;
+}
+
+SpscRing SpscRing::attach(void* memory, std::size_t bytes) {
+  const auto* header = static_cast<const Header*>(memory);
+  if (bytes < sizeof(Header) || header->magic != kMagic) throw Corrupt("no SPSC ring is there");
+  const SpscGeometry found{header->line_count, header->bulk_bytes};
+  const bool sane = found.line_count <= bytes / kLineBytes && found.bulk_bytes <= bytes &&
+                    std::has_single_bit(found.line_count) && std::has_single_bit(found.bulk_bytes);
+  if (!sane || bytes_for(found) > bytes) {
+    throw Corrupt("SPSC ring: its geometry does not fit its " + std::to_string(bytes) + " bytes");
+  }
+  return {memory, found};
+}
+
+void SpscRing::corrupt(const char* what, std::uint64_t value) const {
+  throw Corrupt("SPSC ring at " + std::to_string(reinterpret_cast<std::uintptr_t>(header_)) +
+                " is damaged: " + what + " is " + std::to_string(value));
+}
+
+SpscRing::Bulk SpscRing::decode(std::uint64_t cell, std::uint64_t tail) const {
+  const std::uint64_t bytes = cell & ((1ULL << kSizeBits) - 1);
+  const std::uint64_t ahead = ((cell >> kSizeBits) - tail / 64) & kStartMask;
+  const std::uint64_t start = tail + ahead * 64;
+  const std::uint64_t offset = start & (bulk_bytes_ - 1);
+  if (ahead * 64 > bulk_bytes_ || bytes > bulk_bytes_ - offset) corrupt("place of a message", cell);
+  return {start, bytes};
+}
+
+// ---- producer
+
+SpscRing::Producer::Producer(const SpscRing& ring) : SpscRing(ring) {
+  // OBSERVE tail: acquire, so that what the consumer has read may be overwritten.
+  position_ = header_->cursor_tail.load(std::memory_order_acquire) / 8;
+  seen_line_tail_ = position_;
+  seen_bulk_tail_ = header_->bulk_tail.load(std::memory_order_acquire);  // OBSERVE tail
+  bulk_head_ = seen_bulk_tail_;
+  for (std::uint64_t walked = 0; walked <= line_count_; ++walked, ++position_) {
+    // OBSERVE line: acquire, the cells of a dead predecessor are read below.
+    line_ = &line(position_);
+    control_ = line_->control.load(std::memory_order_acquire);
+    if ((control_ & ~(kClosed | kCodes)) != lap(position_)) break;
+    for (cell_ = 0; cell_ < kCellCount;) {
+      const std::uint64_t code = (control_ >> (kCodeBits * cell_)) & kCodeMask;
+      if (code == 0) break;
+      if (code > kBulkCode) corrupt("code of a message", code);
+      if (code == kBulkCode) {
+        const Bulk bulk = decode(line_->cell[cell_], bulk_head_);
+        bulk_head_ = bulk.start + up_to_64(bulk.bytes);
+      }
+      cell_ += code == kBulkCode ? 1 : cells_for(code - 1);
+    }
+    if (cell_ > kCellCount) corrupt("control word of a line", control_);
+    published_ = control_;
+    if ((control_ & kClosed) == 0) return;
+    if (walked == line_count_ - 1) {  // full: stay behind the last line
+      cell_ = kCellCount;
+      return;
+    }
+  }
+  line_ = &line(position_);
+  control_ = lap(position_);
+  published_ = control_;
+  cell_ = 0;
+}
+
+void SpscRing::Producer::observe_tails() {
+  // OBSERVE tail: acquire; the consumer has finished with everything before it.
+  const std::uint64_t lines = header_->cursor_tail.load(std::memory_order_acquire) / 8;
+  const std::uint64_t bulk = header_->bulk_tail.load(std::memory_order_acquire);  // OBSERVE tail
+  if (lines < seen_line_tail_ || lines > position_ + 1) corrupt("line tail", lines);
+  if (bulk < seen_bulk_tail_ || bulk > bulk_head_) corrupt("bulk tail", bulk);
+  seen_line_tail_ = lines;
+  seen_bulk_tail_ = bulk;
+}
+
+bool SpscRing::Producer::open_next_line() {
+  if (position_ + 1 - seen_line_tail_ >= line_count_) {
+    flush();
+    observe_tails();
+    if (position_ + 1 - seen_line_tail_ >= line_count_) return false;
+  }
+  if ((control_ & kClosed) == 0) {  // a message too long for what is left of the line
+    control_ |= kClosed;
+    publish_line();
+  }
+  ++position_;
+  line_ = &line(position_);
+  control_ = lap(position_);
+  published_ = control_;
+  cell_ = 0;
+
+  return true;
+}
+
+std::byte* SpscRing::Producer::reserve_bulk(std::size_t bytes) {
+  if (bytes > bulk_bytes_) {
+    throw ValueError("a message of " + std::to_string(bytes) + " bytes is longer than the ring's " +
+                     std::to_string(bulk_bytes_));
+  }
+  const std::uint64_t size = up_to_64(bytes);
+  const std::uint64_t offset = bulk_head_ & (bulk_bytes_ - 1);
+  const std::uint64_t start = bulk_head_ + (offset + size > bulk_bytes_ ? bulk_bytes_ - offset : 0);
+  if (start + size - seen_bulk_tail_ > bulk_bytes_) {
+    flush();
+    observe_tails();
+    // An empty bulk area takes anything: the part skipped holds nothing.
+    if (start + size - seen_bulk_tail_ > bulk_bytes_ && seen_bulk_tail_ != bulk_head_)
+      return nullptr;
+  }
+  bulk_start_ = start;
+  bulk_reserved_ = bytes;
+  std::byte* place = bulk_ + (start & (bulk_bytes_ - 1));
+  prefetch_for_write(place, size < kPrefetchBytes ? size : kPrefetchBytes);
+  return place;
+}
+
+void SpscRing::Producer::commit_bulk(std::size_t bytes, Publish when) noexcept {
+  line_->cell[cell_] = ((bulk_start_ / 64) & kStartMask) << kSizeBits | bytes;
+  bulk_head_ = bulk_start_ + up_to_64(bytes);
+  bulk_reserved_ = 0;
+  append(kBulkCode, 1, when);
+}
+
+// The lines to be written were read by the other cpu last: ask for them a kilobyte ahead.
+void SpscRing::Producer::copy_in(std::byte* to, const void* from, std::size_t bytes) noexcept {
+  const auto* source = static_cast<const std::byte*>(from);
+  while (bytes > kPrefetchBytes) {
+    const std::size_t ahead = bytes - kPrefetchBytes;
+    prefetch_for_write(to + kPrefetchBytes, ahead < kPrefetchBytes ? ahead : kPrefetchBytes);
+    std::memcpy(to, source, kPrefetchBytes);
+    to += kPrefetchBytes;
+    source += kPrefetchBytes;
+    bytes -= kPrefetchBytes;
+  }
+  std::memcpy(to, source, bytes);
+}
+
+std::byte* SpscRing::Producer::reserve(std::size_t bytes, const WaitPolicy& policy,
+                                       Timeout::Clock::time_point deadline) {
+  std::byte* place = try_reserve(bytes);
+  if (place != nullptr) return place;
+  wake();  // a consumer that sleeps would never make room
+  wait_until(
+      header_->room, [&] { return (place = try_reserve(bytes)) != nullptr; }, policy, deadline);
+  return place;
+}
+
+// ---- consumer
+
+SpscRing::Consumer::Consumer(const SpscRing& ring) : SpscRing(ring) {
+  // OBSERVE tail: acquire, a predecessor's last word.
+  given_cursor_ = header_->cursor_tail.load(std::memory_order_acquire);
+  given_bulk_ = header_->bulk_tail.load(std::memory_order_acquire);  // OBSERVE tail
+  bulk_done_ = bulk_end_ = given_bulk_;
+  position_ = given_cursor_ / 8;
+  cell_ = static_cast<unsigned>(given_cursor_ % 8);
+  line_ = &line(position_);
+}
+
+void SpscRing::Consumer::resume() noexcept {
+  line_ = &line(position_);
+  codes_ = 0;
+  closed_ = false;
+}
+
+void SpscRing::Consumer::next_line() noexcept {
+  codes_ = 0;
+  closed_ = false;
+  cell_ = 0;
+  ++position_;
+  line_ = &line(position_);
+  if (position_ - given_cursor_ / 8 >= line_count_ / 4) publish_tails();
+}
+
+// Looks for a message behind those seen: false when there is none.
+bool SpscRing::Consumer::look() {
+  for (;;) {
+    if (closed_) next_line();
+    // OBSERVE line: acquire; pairs with PUBLISH line, the cells and the bulk may be read after it.
+    const std::uint64_t seen = line_->control.load(std::memory_order_acquire);
+    const std::uint64_t seen_lap = seen >> kLapShift << kLapShift;
+    if (seen_lap == lap(position_)) {
+      codes_ = (seen & kCodes) >> (kCodeBits * cell_);
+      closed_ = (seen & kClosed) != 0;
+      if ((codes_ & kCodeMask) != 0) return true;
+      if (closed_) continue;
+    } else if (position_ < line_count_ ? seen != 0 : seen_lap != lap(position_ - line_count_)) {
+      corrupt("control word of a line", seen);
+    }
+    if (cursor() != given_cursor_) {
+      publish_tails();
+      // The next line will be the next to wait on: have it here before the producer wants it.
+      __builtin_prefetch(&line(position_ + 1), 0, 3);
+    }
+    // The producer may have parked on the room just given back. No barrier is needed here: this
+    // runs again and again, and once more behind the barrier of ParkingSpot::prepare().
+    if (header_->room.maybe_asleep()) header_->room.notify_all();
+    return false;
+  }
+}
+
+SpscMessage SpscRing::Consumer::peek_bulk(std::uint64_t code) {
+  if (code != kBulkCode) corrupt("code of a message", code);
+  const Bulk bulk = decode(line_->cell[cell_], bulk_done_);
+  bulk_end_ = bulk.start + up_to_64(bulk.bytes);
+  return {bulk_ + (bulk.start & (bulk_bytes_ - 1)), bulk.bytes};
+}
+
+// First the message, then its bulk: a successor finds the message gone or its bytes untouched.
+void SpscRing::Consumer::release_bulk() noexcept {
+  advance(1);
+  bulk_done_ = bulk_end_;
+  if (bulk_done_ - given_bulk_ >= bulk_bytes_ / 4) publish_tails();
+}
+
+void SpscRing::Consumer::publish_tails() noexcept {
+  given_cursor_ = cursor();
+  given_bulk_ = bulk_done_;
+  // PUBLISH tail: release; pairs with OBSERVE tail in Producer::observe_tails(). The cells and the
+  // bulk before it have been read.
+  header_->cursor_tail.store(given_cursor_, std::memory_order_release);
+  header_->bulk_tail.store(given_bulk_, std::memory_order_release);  // PUBLISH tail
+}
+
+void SpscRing::Consumer::give_back() noexcept {
+  publish_tails();
+  header_->room.notify_all();
+}
+
+SpscMessage SpscRing::Consumer::peek(const WaitPolicy& policy,
+                                     Timeout::Clock::time_point deadline) {
+  SpscMessage message = try_peek();
+  if (message) return message;
+  wait_until(
+      header_->items, [&] { return static_cast<bool>(message = try_peek()); }, policy, deadline);
+  return message;
+}
+
+}  // namespace millrace::shm

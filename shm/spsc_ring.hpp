@@ -1,0 +1,336 @@
+// A ring for messages of any size from one producer to one consumer, over memory it is handed: the
+// heap for threads, the arena between processes. Copies nothing by itself: messages are written and
+// read in place (reserve/commit, peek/release); push and pop are copies on top.
+//
+// Two areas. *Lines* are cache lines of one control word and seven 8-byte cells; a message of up to
+// 56 bytes lies in the cells of one line, so its flag and its payload cross between two cpus as one
+// cache line, and several small messages share a line while the consumer is behind. Longer messages
+// lie in *bulk*, contiguous (the end of bulk is skipped where they do not fit) and 64-byte aligned;
+// one cell says where. All order is in the lines.
+//
+//   header  | geometry | tails (consumer writes) | items spot | room spot |     one line each
+//   lines   | control: lap:21, closed:1, 7 codes of 6 bits | cell 0 | ... | cell 6 |
+//   code of the cell where a message begins: 0 nothing yet, 1..57 a message of code-1 bytes in this
+//   and the following cells, 58 a bulk message, its cell {start in 64-byte units:28, size:36}
+//   bulk    | bytes |
+//
+// Any thread of any process may hold an end, one Producer and one Consumer at a time; an end is a
+// plain object, on a stack, or in shared memory if several processes take turns with it.
+//
+// Invariants
+//  1. Only the producer writes lines and bulk, only the consumer writes the tails. A line of
+//     position p has p / line_count + 1 as its lap once something is published in it and one less
+//     before, since the producer passes every line on every lap; all else is damage.
+//  2. PUBLISH line (release store of the control word) is the one instant at which messages come
+//     into being; OBSERVE line (acquire load) sees their cells and their bulk bytes.
+//  3. PUBLISH tail (release) / OBSERVE tail (acquire) gives lines and bulk back; the producer
+//  writes
+//     nothing at or beyond tail + capacity. Tails are published late (a quarter of the ring, or
+//     when the consumer finds nothing): a stale tail only makes the ring look fuller.
+//  4. A closed line is followed by the next one. Close before the next line's publication, so a
+//     message is never published where the consumer may not look yet.
+//  5. Nothing read from the ring is trusted: every size and position is read once and checked
+//     against the geometry each end has copied; damage throws Corrupt and never leads elsewhere.
+//
+// When a process dies between any two steps
+//  - producer: before PUBLISH line the message does not exist, after it is whole. Messages pushed
+//    but not flushed die with it. A new Producer finds the place from the tails and the lines.
+//  - consumer: a message peeked but not released is still there. If its end lay in shared memory
+//    the successor goes on at that message; the position moves on by one store, before the bulk is
+//    given back. A new Consumer starts at the published tail and may see messages again.
+//
+// Wake-ups: a consumer that found nothing parks on the items spot, a producer without room on the
+// room spot (shm/parking.hpp). Publishing does not look for sleepers, wake() does: once after the
+// last message of a burst. Progress: everything but the wait functions is wait-free.
+//
+// After: Giacomoni et al., FastForward (2008): flag and data in one line; Lee et al., MCRingBuffer
+// (2010): cached and late indexes.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <type_traits>
+
+#include "shm/parking.hpp"
+
+namespace millrace::shm {
+
+/// Sizes of a ring; both are rounded up to powers of two.
+struct SpscGeometry {
+  std::size_t line_count = 1024;      ///< cache lines for messages of up to 56 bytes
+  std::size_t bulk_bytes = 1U << 20;  ///< room for longer messages: 1 to 4 MiB stay in cache
+};
+
+/// A ring as one process sees it: where it lies and its geometry, checked once and never read from
+/// shared memory again. Cheap to copy; owns nothing.
+class SpscRing {
+ public:
+  class Producer;
+  class Consumer;
+
+  /// The longest message that shares a cache line with its flag.
+  static constexpr std::size_t kInlineBytes = 56;
+  static constexpr std::size_t kLineBytes = 64;
+
+  /// How much memory a ring of this geometry takes. ValueError if it is beyond reason.
+  static std::size_t bytes_for(const SpscGeometry& geometry);
+  /// Makes an empty ring in 64-byte aligned memory of bytes_for(geometry) bytes.
+  static SpscRing create(void* memory, const SpscGeometry& geometry);
+  /// The ring that create() made in these `bytes` of memory, in any process; Corrupt if it is none.
+  static SpscRing attach(void* memory, std::size_t bytes);
+
+  /// The longest message the ring takes, in bytes.
+  [[nodiscard]] std::size_t max_message() const noexcept { return bulk_bytes_; }
+
+  /// Wakes both sides whatever they wait for: for whoever establishes the death of one.
+  void rouse() noexcept {
+    header_->items.rouse();
+    header_->room.rouse();
+  }
+
+ protected:
+  struct Line {
+    std::atomic<std::uint64_t> control;
+    std::uint64_t cell[7];
+  };
+  struct Header {
+    // Written at creation, read by attach().
+    alignas(64) std::uint64_t magic;
+    std::uint64_t line_count;
+    std::uint64_t bulk_bytes;
+    // PUBLISH tail: written by the consumer, read by a producer that has run out of room. The
+    // cursor first, then the bulk, so that whoever starts at the cursor finds its bulk not yet
+    // given back.
+    alignas(64) std::atomic<std::uint64_t> cursor_tail{0};  // line * 8 + cell not yet consumed
+    std::atomic<std::uint64_t> bulk_tail{0};                // bytes of bulk given back
+    // The consumer sleeps on items, the producer on room; written only around sleeps.
+    alignas(64) ParkingSpot items;
+    alignas(64) ParkingSpot room;
+  };
+  static_assert(sizeof(Line) == kLineBytes && sizeof(Header) == 4 * kLineBytes);
+  static_assert(std::is_standard_layout_v<Header> &&
+                std::atomic<std::uint64_t>::is_always_lock_free);
+
+  static constexpr unsigned kCellCount = 7;
+  static constexpr unsigned kCodeBits = 6;
+  static constexpr std::uint64_t kCodeMask = (1U << kCodeBits) - 1;
+  static constexpr std::uint64_t kBulkCode = 58;
+  static constexpr std::uint64_t kClosed = 1ULL << 42;
+  static constexpr std::uint64_t kCodes = kClosed - 1;
+  static constexpr unsigned kLapShift = 43;
+  static constexpr std::uint64_t kLapMask = (1ULL << 21) - 1;
+  static constexpr unsigned kSizeBits = 36;
+  static constexpr std::uint64_t kStartMask = (1ULL << (64 - kSizeBits)) - 1;
+
+  struct Bulk {
+    std::uint64_t start;  // position
+    std::uint64_t bytes;
+  };
+
+  SpscRing(void* memory, const SpscGeometry& geometry) noexcept;
+
+  [[nodiscard]] Line& line(std::uint64_t position) const noexcept {
+    return lines_[position & (line_count_ - 1)];
+  }
+  // The lap of a line position, in its place in the control word.
+  [[nodiscard]] std::uint64_t lap(std::uint64_t position) const noexcept {
+    return (((position >> line_shift_) + 1) & kLapMask) << kLapShift;
+  }
+  static constexpr unsigned cells_for(std::size_t bytes) noexcept {
+    return bytes == 0 ? 1U : static_cast<unsigned>((bytes + 7) / 8);
+  }
+  // Where the bulk message of a cell lies, at or after position `tail`; checked.
+  [[nodiscard]] Bulk decode(std::uint64_t cell, std::uint64_t tail) const;
+  [[noreturn]] void corrupt(const char* what, std::uint64_t value) const;
+
+  Header* header_;
+  Line* lines_;
+  std::byte* bulk_;
+  std::uint64_t line_count_;
+  std::uint64_t bulk_bytes_;
+  unsigned line_shift_;
+};
+
+/// When a message becomes visible to the consumer.
+enum class Publish {
+  now,    ///< at once
+  later,  ///< with its line, with flush(), or when the ring is full: batches small messages
+};
+
+/// The writing end. One at a time; not thread-safe.
+class SpscRing::Producer : private SpscRing {
+ public:
+  /// Takes up the writing end, also after a dead producer: O(lines in use). Corrupt if damaged.
+  explicit Producer(const SpscRing& ring);
+  using SpscRing::max_message;
+
+  /// Room for a message of `bytes`, to be filled in place, or nullptr when the ring is full (what
+  /// was pushed is visible then). 8-byte aligned up to 56 bytes, else 64. Replaces an earlier
+  /// reservation. ValueError if the ring can never take it.
+  std::byte* try_reserve(std::size_t bytes) {
+    const bool small = bytes <= kInlineBytes;
+    const unsigned cells = small ? cells_for(bytes) : 1U;
+    if (cell_ + cells > kCellCount && !open_next_line()) [[unlikely]]
+      return nullptr;
+    if (!small) return reserve_bulk(bytes);
+    bulk_reserved_ = 0;
+    return reinterpret_cast<std::byte*>(&line_->cell[cell_]);
+  }
+
+  /// Makes the first `bytes` of the reservation a message; not more than was reserved.
+  void commit(std::size_t bytes, Publish when = Publish::now) noexcept {
+    if (bulk_reserved_ != 0) return commit_bulk(bytes, when);
+    append(bytes + 1, cells_for(bytes), when);
+  }
+
+  /// Copies a message in; false when the ring is full.
+  bool try_push(const void* data, std::size_t bytes, Publish when = Publish::now) {
+    std::byte* place = try_reserve(bytes);
+    if (place == nullptr) return false;
+    if (bytes > kInlineBytes) {
+      copy_in(place, data, bytes);
+    } else if (bytes != 0) {
+      std::memcpy(place, data, bytes);
+    }
+    commit(bytes, when);
+    return true;
+  }
+
+  /// Makes everything pushed visible.
+  void flush() noexcept {
+    if (control_ != published_) publish_line();
+  }
+  /// Flushes, then wakes the consumer if it sleeps; no system call otherwise. To be called after
+  /// the last message of a burst.
+  void wake() noexcept {
+    flush();
+    header_->items.notify_all();
+  }
+  /// Waits for room for a message of `bytes` and reserves it; nullptr when the deadline passed.
+  std::byte* reserve(std::size_t bytes, const WaitPolicy& policy,
+                     Timeout::Clock::time_point deadline = Timeout::Clock::time_point::max());
+
+ private:
+  void publish_line() noexcept {
+    // PUBLISH line: release; pairs with OBSERVE line in Consumer::look().
+    line_->control.store(control_, std::memory_order_release);
+    published_ = control_;
+  }
+  // Adds a message's code. A line without room for another message of the same size is closed in
+  // the same store, so equal messages never touch a line twice.
+  void append(std::uint64_t code, unsigned cells, Publish when) noexcept {
+    control_ |= code << (kCodeBits * cell_);
+    cell_ += cells;
+    if (cell_ + cells > kCellCount) {
+      control_ |= kClosed;
+      cell_ = kCellCount;
+      publish_line();
+    } else if (when == Publish::now) {
+      publish_line();
+    }
+  }
+  bool open_next_line();
+  std::byte* reserve_bulk(std::size_t bytes);
+  void commit_bulk(std::size_t bytes, Publish when) noexcept;
+  static void copy_in(std::byte* to, const void* from, std::size_t bytes) noexcept;
+  void observe_tails();
+
+  // Only the producer touches these.
+  Line* line_ = nullptr;              // being filled
+  std::uint64_t position_ = 0;        // of it
+  std::uint64_t control_ = 0;         // of that line, as it will be published
+  std::uint64_t published_ = 0;       // as it was published last
+  unsigned cell_ = 0;                 // the next free one of the line; kCellCount once it is closed
+  std::uint64_t bulk_head_ = 0;       // position after the last bulk message
+  std::uint64_t bulk_start_ = 0;      // of the reservation
+  std::uint64_t bulk_reserved_ = 0;   // bytes of it, 0 when it lies in the line
+  std::uint64_t seen_line_tail_ = 0;  // what the tails were; older is harmless, it looks fuller
+  std::uint64_t seen_bulk_tail_ = 0;
+};
+
+/// A message in place; false when there is none.
+struct SpscMessage {
+  const std::byte* data = nullptr;
+  std::size_t size = 0;
+  explicit operator bool() const noexcept { return data != nullptr; }
+};
+
+/// The reading end. One at a time; not thread-safe.
+class SpscRing::Consumer : private SpscRing {
+ public:
+  /// Takes up the reading end at the last published tail.
+  explicit Consumer(const SpscRing& ring);
+
+  /// The oldest message, in place until release(), or none. Aligned as try_reserve() says. Corrupt
+  /// if the ring is damaged.
+  SpscMessage try_peek() {
+    if ((codes_ & kCodeMask) == 0 && !look()) [[unlikely]]
+      return {};
+    const std::uint64_t code = codes_ & kCodeMask;
+    if (code >= kBulkCode) return peek_bulk(code);
+    const std::size_t bytes = code - 1;
+    if (cell_ + cells_for(bytes) > kCellCount) [[unlikely]]
+      corrupt("length of a message", code);
+    return {reinterpret_cast<const std::byte*>(&line_->cell[cell_]), bytes};
+  }
+
+  /// Gives the room of the message that try_peek() returned last back.
+  void release() noexcept {
+    const std::uint64_t code = codes_ & kCodeMask;
+    if (code == kBulkCode) return release_bulk();
+    advance(cells_for(code - 1));
+  }
+
+  /// Copies the oldest message out, at most `capacity` bytes of it, and returns its size; -1 when
+  /// there is none.
+  std::ptrdiff_t try_pop(void* to, std::size_t capacity) {
+    const SpscMessage message = try_peek();
+    if (!message) [[unlikely]]
+      return -1;
+    if (message.size == capacity) {  // of known size when inlined
+      std::memcpy(to, message.data, capacity);
+    } else {
+      std::memcpy(to, message.data, message.size < capacity ? message.size : capacity);
+    }
+    release();
+    return static_cast<std::ptrdiff_t>(message.size);
+  }
+
+  /// Waits for a message; none when the deadline passed.
+  SpscMessage peek(const WaitPolicy& policy,
+                   Timeout::Clock::time_point deadline = Timeout::Clock::time_point::max());
+
+  /// Gives all consumed room back at once and wakes a producer that waits for it.
+  void give_back() noexcept;
+
+  /// Goes on where a dead process left this end, when the end lies in shared memory.
+  void resume() noexcept;
+
+ private:
+  void advance(unsigned cells) noexcept {
+    codes_ >>= kCodeBits * cells;
+    cell_ += cells;
+  }
+  bool look();
+  void next_line() noexcept;
+  SpscMessage peek_bulk(std::uint64_t code);
+  void release_bulk() noexcept;
+  void publish_tails() noexcept;
+  [[nodiscard]] std::uint64_t cursor() const noexcept { return position_ * 8 + cell_; }
+
+  // Only the consumer touches these.
+  Line* line_ = nullptr;            // being read
+  std::uint64_t codes_ = 0;         // of it, as seen last, from the next message on
+  unsigned cell_ = 0;               // of the next message
+  bool closed_ = false;             // the line's closed bit as seen last
+  std::uint64_t position_ = 0;      // of the line
+  std::uint64_t bulk_end_ = 0;      // position after the peeked bulk message
+  std::uint64_t bulk_done_ = 0;     // position after the last released one
+  std::uint64_t given_cursor_ = 0;  // the tails as published last
+  std::uint64_t given_bulk_ = 0;
+};
+
+}  // namespace millrace::shm
