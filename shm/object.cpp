@@ -1,0 +1,231 @@
+#include "shm/object.hpp"
+
+#include <millrace/errors.hpp>
+#include <mutex>
+#include <string>
+
+#include "shm/arena.hpp"
+#include "shm/arena_header.hpp"
+#include "shm/process_table.hpp"
+#include "shm/ref_table.hpp"
+
+namespace millrace::shm {
+namespace {
+
+constexpr std::uint64_t kObjectMagic = 0x7463656a626f6d6c;
+
+enum class State : std::uint64_t { kVoid, kLive, kDying };
+
+constexpr std::uint64_t kEpochOne = std::uint64_t{1} << (kProcessIdBits + 2);
+constexpr std::uint64_t kEpochMask = ~(kEpochOne - 1);
+
+constexpr State state_in(std::uint64_t word) noexcept { return static_cast<State>(word & 3U); }
+constexpr ProcessId owner_in(std::uint64_t word) noexcept {
+  return static_cast<ProcessId>(word >> 2U & kProcessIdMask);
+}
+constexpr std::uint64_t with(std::uint64_t word, State state, ProcessId owner) noexcept {
+  return (word & kEpochMask) | std::uint64_t{owner} << 2U | static_cast<std::uint64_t>(state);
+}
+
+// The gate of this process's table: a fork copies it and must find it as the memory that the child
+// gets will be. Its threads pass it one by one, which also keeps an object in one word.
+std::mutex& gate() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+void* block_address(std::uint64_t bits) noexcept {
+  return reinterpret_cast<void*>(bits);  // NOLINT(performance-no-int-to-ptr): arena address
+}
+
+ObjectRecord* record_of(void* payload) noexcept {
+  if (!Arena::contains(payload)) return nullptr;
+  const ObjectPrefix& prefix = prefix_of(payload);
+  ObjectRecord* record = prefix.record;
+  return prefix.magic == kObjectMagic && is_record(record) ? record : nullptr;
+}
+
+bool is_held_anywhere(const ObjectRecord* record) noexcept {
+  if (RefTable::in_transit().holds(record)) return true;
+  const ProcessTable& table = ProcessTable::instance();
+  for (std::size_t i = 0; i < table.high(); ++i) {
+    if (table.in_use(i) && RefTable::of(static_cast<ProcessId>(i)).holds(record)) return true;
+  }
+  return false;
+}
+
+// Frees what this process has the right to: the record says kDying and names it. `before` is who
+// may own the block: nobody, or the destroyer whose place this process took.
+void destroy(ObjectRecord* record, ProcessId before) noexcept {
+  Arena& arena = Arena::instance();
+  if (void* block = block_address(record->block.load(std::memory_order_acquire))) {
+    const bool mine = before == self() || arena.give(block, kNobody, self()) ||
+                      (before != kNobody && arena.give(block, before, self()));
+    // release: whoever finds no address finds the block owned by its last destroyer
+    record->block.store(0, std::memory_order_release);
+    if (mine) arena.deallocate(block);
+  }
+  std::uint64_t seen = record->word.load(std::memory_order_relaxed);
+  // acq_rel: the record's next object comes after all this
+  while (!record->word.compare_exchange_weak(seen, with(seen + kEpochOne, State::kVoid, kNobody),
+                                             std::memory_order_acq_rel,
+                                             std::memory_order_relaxed)) {
+  }
+  arena.deallocate(record);
+}
+
+// Frees the object if nobody holds it. Harmless when it lives, is gone, or its record serves
+// another object by now: the decision is about whatever the record stands for.
+void decide(ObjectRecord* record) noexcept {
+  for (;;) {
+    // DECIDE edge: seq_cst, the epoch is read before the search for holders
+    std::uint64_t seen = record->word.load(std::memory_order_seq_cst);
+    ProcessId before = kNobody;
+    if (state_in(seen) == State::kLive) {
+      if (is_held_anywhere(record)) return;
+    } else if (state_in(seen) == State::kDying) {
+      before = owner_in(seen);
+      if (before == self() || ProcessTable::instance().check_alive(before)) return;
+    } else {
+      return;
+    }
+    // DECIDE edge: fails when a holder was announced after the epoch was read
+    if (record->word.compare_exchange_strong(seen, with(seen, State::kDying, self()),
+                                             std::memory_order_seq_cst)) {
+      destroy(record, before);
+      return;
+    }
+  }
+}
+
+// Decides under an entry of this process's own, so that its death would not lose the decision.
+void decide_for_dead(ObjectRecord* record) noexcept {
+  RefTable& mine = RefTable::of(self());
+  try {
+    const std::lock_guard lock(gate());
+    if (mine.add(record, self())) announce_holder(record);
+    if (mine.remove(record) != RefTable::Left::kLast) return;  // this process holds it
+  } catch (const std::exception&) {
+    // no memory for an entry: decide without one
+  }
+  decide(record);
+  mine.decided(record);
+}
+
+void hold(ObjectRecord* record) {
+  const std::lock_guard lock(gate());
+  if (RefTable::of(self()).add(record, self())) announce_holder(record);
+}
+
+void let_go(ObjectRecord* record) noexcept {
+  RefTable& mine = RefTable::of(self());
+  {
+    const std::lock_guard lock(gate());
+    if (mine.remove(record) != RefTable::Left::kLast) return;
+  }
+  decide(record);
+  mine.decided(record);
+}
+
+[[noreturn]] void not_an_object(const void* payload) {
+  throw Corrupt("shared object at " + std::to_string(reinterpret_cast<std::uintptr_t>(payload)) +
+                ": the memory in front of it was overwritten, or it is no object");
+}
+
+}  // namespace
+
+bool is_record(const ObjectRecord* record) noexcept {
+  return Arena::contains(record) && Arena::instance().slabs().is_record(record);
+}
+
+void announce_holder(ObjectRecord* record) noexcept {
+  // DECIDE edge: seq_cst, after the entry and before the reference it came from is dropped
+  record->word.fetch_add(kEpochOne, std::memory_order_seq_cst);
+}
+
+void* create_object(const ObjectRequest& request) {
+  Arena& arena = Arena::instance();
+  if (request.bytes > arena.size()) {
+    throw std::system_error(ENOMEM, std::generic_category(),
+                            "shared object of " + std::to_string(request.bytes) + " bytes");
+  }
+  void* block = arena.allocate_zeroed(request.bytes + sizeof(ObjectPrefix), request.placement);
+  ObjectRecord* record = nullptr;
+  try {
+    record = static_cast<ObjectRecord*>(arena.slabs().allocate_record());
+    hold(record);
+  } catch (...) {
+    arena.deallocate(record);
+    arena.deallocate(block);
+    throw;
+  }
+  auto* prefix = static_cast<ObjectPrefix*>(block);
+  *prefix = {kObjectMagic, record, request.type, request.elements};
+  record->block.store(reinterpret_cast<std::uint64_t>(block), std::memory_order_relaxed);
+  std::uint64_t seen = record->word.load(std::memory_order_relaxed);
+  // release: prefix and block come before the object's life
+  while (!record->word.compare_exchange_weak(seen, with(seen + kEpochOne, State::kLive, kNobody),
+                                             std::memory_order_acq_rel,
+                                             std::memory_order_relaxed)) {
+  }
+  arena.give(block, kNobody);
+  arena.give(record, kNobody);
+  return prefix + 1;
+}
+
+void retain_object(void* payload) {
+  ObjectRecord* record = record_of(payload);
+  if (record == nullptr) not_an_object(payload);
+  hold(record);
+}
+
+void release_object(void* payload) noexcept {
+  if (ObjectRecord* record = record_of(payload)) let_go(record);
+}
+
+void depart_object(void* payload) {
+  ObjectRecord* record = record_of(payload);
+  if (record == nullptr) not_an_object(payload);
+  if (RefTable::in_transit().add(record, kNobody)) announce_holder(record);
+}
+
+void* arrive_object(std::uint64_t address, std::uint64_t type) {
+  void* payload = block_address(address);
+  const bool aligned = address % kCacheLine == 0 && Arena::contains(payload) &&
+                       Arena::contains(static_cast<ObjectPrefix*>(payload) - 1);
+  ObjectRecord* record = aligned ? record_of(payload) : nullptr;
+  if (record == nullptr || prefix_of(payload).type != type ||
+      state_in(record->word.load(std::memory_order_acquire)) != State::kLive ||
+      record->block.load(std::memory_order_relaxed) != address - sizeof(ObjectPrefix)) {
+    not_an_object(payload);
+  }
+  hold(record);
+  RefTable& transit = RefTable::in_transit();
+  // Held by this process, so there is nothing to decide.
+  if (transit.remove(record) == RefTable::Left::kLast) transit.decided(record);
+  return payload;
+}
+
+void drop_departed_object(void* payload) noexcept {
+  ObjectRecord* record = record_of(payload);
+  if (record == nullptr) return;
+  try {
+    hold(record);
+  } catch (const std::exception&) {
+    return;  // no memory for an entry: the object stays
+  }
+  RefTable& transit = RefTable::in_transit();
+  if (transit.remove(record) == RefTable::Left::kLast) transit.decided(record);
+  let_go(record);
+}
+
+void drop_references(ProcessId dead) noexcept {
+  RefTable& table = RefTable::of(dead);
+  table.drain(&decide_for_dead);
+  table.clear();
+}
+
+void lock_references() noexcept { gate().lock(); }
+void unlock_references() noexcept { gate().unlock(); }
+
+}  // namespace millrace::shm

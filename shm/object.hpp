@@ -1,0 +1,92 @@
+// Shared objects: memory that lives as long as any process refers to it.
+//
+// A handle is one pointer, to the object's payload. In front of the payload lies an ObjectPrefix,
+// which names the object's record; records come from a slab class of their own, whose memory is
+// never used for anything else, so a stale pointer to a record can be read safely for ever.
+//
+// Who holds an object is nowhere counted: it is the processes in whose RefTable it is held, plus
+// messages in transit. The record's word {epoch:36, owner:26, state:2} decides about its end:
+//   kVoid   no object
+//   kLive   an object; epoch grows with every process that begins to hold it (announce_holder)
+//   kDying  `owner` frees it
+// Whoever drops a process's last reference marks its own entry kDeciding, reads the epoch, looks
+// whether anybody holds the object, and CASes kLive of that epoch to kDying. A holder that the
+// search missed because the reference was moving raised the epoch before the place it came from
+// let go, so the CAS fails and the search is repeated. Among several droppers the last one sees
+// nobody; one CAS wins.
+//
+// Killed between any two steps, a process leaves
+//   an entry held            its reaper drops it
+//   an entry kDeciding       its reaper decides again, which is harmless when it was decided
+//   a record kDying          the decider that meets it takes over; the payload's address in the
+//                            record is cleared after the payload became the destroyer's own and
+//                            before it is freed, so it is freed once: by the successor or by the
+//                            sweep of the dead destroyer, which comes after its references
+//   a new object not linked  payload and record belong to the dead process and are swept
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <millrace/placement.hpp>
+
+#include "shm/layout.hpp"
+
+namespace millrace::shm {
+
+/// The decision about an object's life. Type-stable memory.
+struct alignas(kCacheLine) ObjectRecord {
+  std::atomic<std::uint64_t> word;
+  std::atomic<std::uint64_t> block;  // address of the object's memory while kLive
+};
+
+/// What lies in front of the payload. Written before the object is shared, then constant.
+struct alignas(kCacheLine) ObjectPrefix {
+  std::uint64_t magic;
+  ObjectRecord* record;
+  std::uint64_t type;      // hash of the element type, checked when a handle arrives
+  std::uint64_t elements;  // as the handle's type defines it
+};
+static_assert(sizeof(ObjectPrefix) == kCacheLine);
+
+struct ObjectRequest {
+  std::size_t bytes = 0;
+  std::uint64_t type = 0;
+  std::uint64_t elements = 0;
+  Placement placement{};
+};
+
+/// Makes an object of zero bytes, held once by this process; returns its payload, aligned to 64
+/// bytes. Throws what Arena::allocate() throws.
+void* create_object(const ObjectRequest& request);
+/// One reference more by this process; somebody must hold one meanwhile. Throws Corrupt when
+/// `payload` is no object, std::system_error when the process's table cannot grow.
+void retain_object(void* payload);
+/// One reference less; frees the object when it was the last one anywhere.
+void release_object(void* payload) noexcept;
+/// A reference goes into a message: held by the message, whoever dies, until it arrives or is
+/// dropped.
+void depart_object(void* payload);
+/// It comes out of a message in this process, which holds it now. Throws Corrupt when `address` is
+/// no live object of `type`.
+void* arrive_object(std::uint64_t address, std::uint64_t type);
+/// The message is thrown away.
+void drop_departed_object(void* payload) noexcept;
+/// Prefix of an object; only for payloads that this process holds.
+inline const ObjectPrefix& prefix_of(const void* payload) noexcept {
+  return *(static_cast<const ObjectPrefix*>(payload) - 1);
+}
+
+/// For RefTable: a new holder was entered.
+void announce_holder(ObjectRecord* record) noexcept;
+/// True when `record` points to memory for records.
+bool is_record(const ObjectRecord* record) noexcept;
+
+/// For the reaper, before it sweeps: drops all references of a dead process.
+void drop_references(ProcessId dead) noexcept;
+
+/// For fork_hooks.cpp: no thread of this process changes its table between these two.
+void lock_references() noexcept;
+void unlock_references() noexcept;
+
+}  // namespace millrace::shm

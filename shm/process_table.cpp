@@ -1,0 +1,306 @@
+#include "shm/process_table.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <system_error>
+
+#include "shm/arena.hpp"
+#include "shm/arena_header.hpp"
+#include "shm/liveness.hpp"
+#include "shm/reaper.hpp"
+#include "shm/ref_table.hpp"
+
+namespace millrace::shm {
+namespace {
+
+enum class State : unsigned { kFree, kReserved, kAlive, kDying, kDead, kReaping };
+
+// The word of an entry: generation 0-13, state 14-16, status known 17, status 18-33, actor 34-59.
+// The actor is the pid that made a RESERVED entry, or the id that reaps a REAPING one.
+struct Word {
+  std::uint32_t generation = 0;
+  State state = State::kFree;
+  bool status_known = false;
+  std::uint32_t status = 0;
+  std::uint32_t actor = 0;
+};
+
+constexpr std::uint32_t kGenerations = 1U << (kProcessIdBits - kProcessIndexBits);
+
+constexpr std::uint64_t pack(const Word& w) noexcept {
+  return std::uint64_t{w.generation} | static_cast<std::uint64_t>(w.state) << 14U |
+         std::uint64_t{w.status_known} << 17U | std::uint64_t{w.status & 0xffffU} << 18U |
+         std::uint64_t{w.actor} << 34U;
+}
+
+constexpr Word unpack(std::uint64_t bits) noexcept {
+  Word w;
+  w.generation = static_cast<std::uint32_t>(bits & (kGenerations - 1));
+  w.state = static_cast<State>(bits >> 14U & 7U);
+  w.status_known = (bits >> 17U & 1U) != 0;
+  w.status = static_cast<std::uint32_t>(bits >> 18U & 0xffffU);
+  w.actor = static_cast<std::uint32_t>(bits >> 34U & kProcessIdMask);
+  return w;
+}
+
+constexpr std::size_t index_of(ProcessId id) noexcept { return id & (kMaxProcesses - 1); }
+constexpr std::uint32_t generation_of(ProcessId id) noexcept {
+  return (id & kProcessIdMask) >> kProcessIndexBits;
+}
+constexpr ProcessId make_id(std::uint32_t generation, std::size_t index) noexcept {
+  return generation << kProcessIndexBits | static_cast<ProcessId>(index);
+}
+constexpr std::uint32_t next_generation(std::uint32_t g) noexcept {
+  return g + 1 == kGenerations ? 1 : g + 1;
+}
+
+// An index is used again only after this many others: the status of the dead stays readable.
+constexpr std::uint32_t kWindow = 256;
+
+}  // namespace
+
+ProcessTable& ProcessTable::instance() { return Arena::instance().header().processes; }
+
+ProcessId ProcessTable::reserve_in(std::size_t limit) noexcept {
+  for (std::size_t tried = 0; tried < limit; ++tried) {
+    // relaxed: a hint that spreads the searchers, each entry is taken by its own CAS
+    const std::size_t index = cursor_.fetch_add(1, std::memory_order_relaxed) % limit;
+    std::uint64_t seen = entries_[index].word.load(std::memory_order_relaxed);
+    Word w = unpack(seen);
+    if (w.state != State::kFree) continue;
+    Word taken;
+    taken.generation = next_generation(w.generation);
+    taken.state = State::kReserved;
+    taken.actor = static_cast<std::uint32_t>(::getpid());
+    // OBSERVE entry: acquire pairs with the release in end_reaping() and cancel(), so the new
+    // user comes after the last touch of the previous one.
+    if (entries_[index].word.compare_exchange_strong(seen, pack(taken), std::memory_order_acquire,
+                                                     std::memory_order_relaxed)) {
+      return make_id(taken.generation, index);
+    }
+  }
+  return 0;
+}
+
+ProcessId ProcessTable::reserve() {
+  std::uint32_t limit = std::max(high_.load(std::memory_order_relaxed), kWindow);
+  for (;;) {
+    std::uint32_t high = high_.load(std::memory_order_relaxed);
+    while (high < limit && !high_.compare_exchange_weak(high, limit, std::memory_order_seq_cst)) {
+    }  // seq_cst: a holder scan that misses the new entry is ordered before its first reference
+    limit = std::max(limit, high);
+    if (const ProcessId id = reserve_in(limit)) return id;
+    if (limit < kMaxProcesses) {
+      limit = std::min<std::uint32_t>(limit * 2, kMaxProcesses);
+      continue;
+    }
+    reap_the_dead();
+    if (const ProcessId id = reserve_in(limit)) return id;
+    throw std::system_error(EAGAIN, std::generic_category(),
+                            "process table: all 4096 entries belong to living processes");
+  }
+}
+
+void ProcessTable::reap_the_dead() noexcept {
+  for (std::size_t i = 0; i < high(); ++i) {
+    const ProcessId id = id_at(i);
+    if (in_use(i) && !check_alive(id)) reap(id);
+  }
+}
+
+bool ProcessTable::make_alive(ProcessId id) noexcept {
+  Entry& entry = entries_[index_of(id)];
+  std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
+  Word w = unpack(seen);
+  if (w.generation != generation_of(id) || w.state != State::kReserved) return false;
+  // relaxed: published by the CAS below
+  entry.start_time.store(start_time_of(0), std::memory_order_relaxed);
+  entry.pid.store(::getpid(), std::memory_order_relaxed);
+  w.state = State::kAlive;
+  w.actor = 0;
+  // PUBLISH entry: release pairs with the acquire in check_alive() and pid(), which then read pid
+  // and start time.
+  return entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_release,
+                                            std::memory_order_relaxed);
+}
+
+void ProcessTable::adopt(ProcessId id) noexcept {
+  const ProcessId had = this_process_id.load(std::memory_order_relaxed);
+  if (had == id) return;
+  if (!make_alive(id)) return;  // its maker died and the reservation went with it: enrol() later
+  if (had != 0) RefTable::move(had, id);
+  this_process_id.store(id, std::memory_order_relaxed);
+  if (had != 0) cancel(had);
+}
+
+void ProcessTable::cancel(ProcessId id) noexcept {
+  Entry& entry = entries_[index_of(id)];
+  std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
+  Word w = unpack(seen);
+  if (w.generation != generation_of(id)) return;
+  if (w.state != State::kReserved && w.state != State::kAlive) return;
+  entry.pid.store(0, std::memory_order_relaxed);  // nobody looks: the entry is this process's
+  w.state = State::kFree;
+  w.actor = 0;
+  // PUBLISH entry: see reserve_in()
+  entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_release,
+                                     std::memory_order_relaxed);
+}
+
+void ProcessTable::complete_death(const Entry& entry, std::uint64_t seen) const noexcept {
+  // DEATH: release orders the death before the count that readers rescan by. The count goes first:
+  // killed in between, the next reader of DYING raises it once more, which costs a rescan.
+  deaths_.fetch_add(1, std::memory_order_acq_rel);
+  Word w = unpack(seen);
+  w.state = State::kDead;
+  const_cast<Entry&>(entry).word.compare_exchange_strong(seen, pack(w), std::memory_order_acq_rel,
+                                                         std::memory_order_relaxed);
+}
+
+bool ProcessTable::is_dead(ProcessId id) const noexcept {
+  const Entry& entry = entries_[index_of(id)];
+  // DEATH: acquire pairs with the release in mark_dead(): what the dead process wrote last, and
+  // whoever waited for it saw, is visible to the one who recovers.
+  const std::uint64_t seen = entry.word.load(std::memory_order_acquire);
+  const Word w = unpack(seen);
+  if (w.generation != generation_of(id)) return true;
+  if (w.state == State::kReserved || w.state == State::kAlive) return false;
+  if (w.state == State::kDying) complete_death(entry, seen);
+  return true;
+}
+
+void ProcessTable::mark_dead(ProcessId id, int status) noexcept {
+  Entry& entry = entries_[index_of(id)];
+  std::uint64_t seen = entry.word.load(std::memory_order_acquire);
+  for (;;) {
+    Word w = unpack(seen);
+    if (w.generation != generation_of(id)) return;
+    const bool first = w.state == State::kReserved || w.state == State::kAlive;
+    const bool tells = status != kUnknownStatus && !w.status_known;
+    if (w.state == State::kDying) {
+      complete_death(entry, seen);
+      seen = entry.word.load(std::memory_order_acquire);
+      continue;
+    }
+    if (!first && !tells) return;
+    if (tells) {
+      w.status_known = true;
+      w.status = static_cast<std::uint32_t>(status) & 0xffffU;
+    }
+    if (first) {
+      w.state = State::kDying;
+      w.actor = 0;
+    }
+    // DEATH: release, see is_dead()
+    if (entry.word.compare_exchange_weak(seen, pack(w), std::memory_order_acq_rel,
+                                         std::memory_order_acquire)) {
+      if (first) complete_death(entry, pack(w));
+      return;
+    }
+  }
+}
+
+int ProcessTable::status(ProcessId id) const noexcept {
+  const Word w = unpack(entries_[index_of(id)].word.load(std::memory_order_acquire));
+  if (w.generation != generation_of(id) || !w.status_known) return kUnknownStatus;
+  return static_cast<int>(w.status);
+}
+
+pid_t ProcessTable::pid(ProcessId id) const noexcept {
+  const Entry& entry = entries_[index_of(id)];
+  // OBSERVE entry: acquire pairs with the release in make_alive()
+  const Word w = unpack(entry.word.load(std::memory_order_acquire));
+  if (w.generation != generation_of(id) || w.state == State::kReserved) return 0;
+  const pid_t pid = entry.pid.load(std::memory_order_relaxed);
+  // The entry may have been taken by another process between the two loads.
+  const Word again = unpack(entry.word.load(std::memory_order_acquire));
+  return again.generation == w.generation ? pid : 0;
+}
+
+bool ProcessTable::is_gone(const Entry& entry, std::uint64_t seen) const noexcept {
+  const Word w = unpack(seen);
+  if (w.state == State::kReserved) return process_gone(static_cast<pid_t>(w.actor), 0);
+  return process_gone(entry.pid.load(std::memory_order_relaxed),
+                      entry.start_time.load(std::memory_order_relaxed));
+}
+
+bool ProcessTable::check_alive(ProcessId id) noexcept {
+  if (is_dead(id)) return false;
+  const Entry& entry = entries_[index_of(id)];
+  // OBSERVE entry: acquire pairs with the release in make_alive()
+  const std::uint64_t seen = entry.word.load(std::memory_order_acquire);
+  if (unpack(seen).generation != generation_of(id)) return false;
+  if (!is_gone(entry, seen)) return true;
+  // A child adopts its reservation just before its parent ends: then the word has changed, and
+  // what was asked was about the parent.
+  if (entry.word.load(std::memory_order_acquire) != seen) return check_alive(id);
+  mark_dead(id, kUnknownStatus);
+  return false;
+}
+
+bool ProcessTable::begin_reaping(ProcessId dead) noexcept {
+  Entry& entry = entries_[index_of(dead)];
+  std::uint64_t seen = entry.word.load(std::memory_order_acquire);
+  Word w = unpack(seen);
+  if (w.generation != generation_of(dead)) return false;
+  const bool orphaned = w.state == State::kReaping && w.actor != self() && !check_alive(w.actor);
+  if (w.state != State::kDead && !orphaned) return false;
+  w.state = State::kReaping;
+  w.actor = self();
+  return entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_acq_rel,
+                                            std::memory_order_relaxed);
+}
+
+void ProcessTable::end_reaping(ProcessId dead) noexcept {
+  Entry& entry = entries_[index_of(dead)];
+  std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
+  Word w = unpack(seen);
+  while (w.generation == generation_of(dead) && w.state == State::kReaping) {
+    w.state = State::kFree;
+    w.actor = 0;
+    // PUBLISH entry: see reserve_in(). A failed CAS: somebody has added the status meanwhile.
+    if (entry.word.compare_exchange_weak(seen, pack(w), std::memory_order_release,
+                                         std::memory_order_relaxed)) {
+      return;
+    }
+    w = unpack(seen);
+  }
+}
+
+std::size_t ProcessTable::high() const noexcept {
+  // seq_cst: see reserve(). Checked, since the word lies in memory that others may damage.
+  return std::min<std::size_t>(high_.load(std::memory_order_seq_cst), kMaxProcesses);
+}
+
+ProcessId ProcessTable::id_at(std::size_t index) const noexcept {
+  const Word w = unpack(entries_[index & (kMaxProcesses - 1)].word.load(std::memory_order_acquire));
+  return w.generation == 0 ? 0 : make_id(w.generation, index & (kMaxProcesses - 1));
+}
+
+bool ProcessTable::in_use(std::size_t index) const noexcept {
+  // seq_cst: a holder scan (object.cpp) that reads FREE is ordered before the new user's first
+  // reference
+  return unpack(entries_[index & (kMaxProcesses - 1)].word.load(std::memory_order_seq_cst)).state !=
+         State::kFree;
+}
+
+bool ProcessTable::is_present(ProcessId id) const noexcept {
+  const Word w = unpack(entries_[index_of(id)].word.load(std::memory_order_acquire));
+  return w.generation == generation_of(id) &&
+         (w.state == State::kReserved || w.state == State::kAlive);
+}
+
+ProcessId enrol() {
+  ProcessTable& table = ProcessTable::instance();
+  const ProcessId id = table.reserve();
+  table.make_alive(id);
+  ProcessId expected = 0;
+  // relaxed: see self(). Of two threads that come here at once one wins, the other gives back.
+  if (this_process_id.compare_exchange_strong(expected, id, std::memory_order_relaxed)) return id;
+  table.cancel(id);
+  return expected;
+}
+
+}  // namespace millrace::shm

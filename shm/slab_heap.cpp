@@ -1,0 +1,317 @@
+#include "shm/slab_heap.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "shm/process_table.hpp"
+
+namespace millrace::shm {
+namespace {
+
+constexpr std::size_t kHeadBytes = 64;
+constexpr std::uint32_t kRecordClass = kSizeClasses - 1;
+constexpr std::size_t kWordsPerPage = kPageBytes / sizeof(std::uint32_t);
+constexpr std::uint32_t kFreeWord = 0;
+constexpr std::uint32_t kLiveBit = 1;
+
+constexpr std::uint32_t live(ProcessId owner) noexcept { return owner << 1U | kLiveBit; }
+
+struct Geometry {
+  std::uint32_t block_bytes = 0;
+  std::uint32_t count = 0;
+  std::uint32_t blocks_at = 0;
+  std::uint32_t reciprocal = 0;  // 2^24 over the block's 64-byte units, rounded up
+};
+
+constexpr std::array<std::uint32_t, kSizeClasses> kBlockBytes = {
+    64,   128,  192,  256,  384,   512,   768,   1024,  1536, 2048,
+    3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 64};
+
+constexpr std::array<Geometry, kSizeClasses> make_geometry() {
+  std::array<Geometry, kSizeClasses> all{};
+  for (std::size_t c = 0; c < kSizeClasses; ++c) {
+    Geometry& g = all[c];
+    g.block_bytes = kBlockBytes[c];
+    g.count = static_cast<std::uint32_t>((kSpanBytes - kHeadBytes) /
+                                         (g.block_bytes + sizeof(std::uint32_t)));
+    const auto at = [&] {
+      return (kHeadBytes + g.count * sizeof(std::uint32_t) + kCacheLine - 1) / kCacheLine *
+             kCacheLine;
+    };
+    while (at() + std::size_t{g.count} * g.block_bytes > kSpanBytes) --g.count;
+    g.blocks_at = static_cast<std::uint32_t>(at());
+    const std::uint32_t units = g.block_bytes / kCacheLine;
+    g.reciprocal = ((1U << 24U) + units - 1) / units;
+  }
+  return all;
+}
+
+constexpr std::array<Geometry, kSizeClasses> kGeometry = make_geometry();
+
+constexpr std::array<std::uint8_t, kMaxSmallBytes / kCacheLine + 1> make_class_table() {
+  std::array<std::uint8_t, kMaxSmallBytes / kCacheLine + 1> table{};
+  std::uint8_t c = 0;
+  for (std::size_t units = 0; units < table.size(); ++units) {
+    while (kBlockBytes[c] < units * kCacheLine) ++c;
+    table[units] = c;
+  }
+  return table;
+}
+
+constexpr auto kClassOf = make_class_table();
+
+struct SlabHead {
+  std::atomic<std::uint32_t> touched;  // invariant 3
+  std::atomic<std::uint32_t> full;     // hint: no block was FREE when last searched
+};
+static_assert(sizeof(SlabHead) <= kHeadBytes);
+
+struct Position {
+  std::uint32_t span = 0;  // 0: none, the header lies there
+  std::uint32_t block = 0;
+};
+thread_local constinit std::array<Position, kSizeClasses> position{};
+
+// Somewhere in a slab, at the start of a cache line of claim words, different for each thread.
+std::uint32_t starting_block(std::uint32_t count) noexcept {
+  const auto seed = static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(&position)) >> 6U;
+  const std::uint64_t mixed = (seed ^ (std::uint64_t{self()} << 32U)) * 0x9e3779b97f4a7c15U;
+  const std::uint32_t block = static_cast<std::uint32_t>((mixed >> 32U) % count);
+  return block / 16 * 16;
+}
+
+}  // namespace
+
+struct SlabHeap::Slab {
+  std::byte* base;
+  std::uint32_t span;
+  std::uint32_t size_class;
+
+  [[nodiscard]] const Geometry& geometry() const noexcept { return kGeometry[size_class]; }
+  [[nodiscard]] SlabHead& head() const noexcept { return *reinterpret_cast<SlabHead*>(base); }
+  [[nodiscard]] std::atomic<std::uint32_t>* words() const noexcept {
+    return reinterpret_cast<std::atomic<std::uint32_t>*>(base + kHeadBytes);
+  }
+  [[nodiscard]] std::byte* block(std::uint32_t k) const noexcept {
+    return base + geometry().blocks_at + std::size_t{k} * geometry().block_bytes;
+  }
+  // Number of the block at `p`, `count` when none starts there.
+  [[nodiscard]] std::uint32_t number_of(const void* p) const noexcept {
+    const Geometry& g = geometry();
+    const auto offset = static_cast<std::size_t>(static_cast<const std::byte*>(p) - base);
+    if (offset < g.blocks_at || (offset - g.blocks_at) % kCacheLine != 0) return g.count;
+    const std::uint64_t units = (offset - g.blocks_at) / kCacheLine;
+    const auto k = static_cast<std::uint32_t>(units * g.reciprocal >> 24U);
+    return k < g.count && block(k) == p ? k : g.count;
+  }
+};
+
+static_assert(
+    [] {
+      for (const Geometry& g : kGeometry) {
+        for (std::uint64_t k = 0; k < g.count; ++k) {
+          if (k * (g.block_bytes / kCacheLine) * g.reciprocal >> 24U != k) return false;
+        }
+      }
+      return true;
+    }(),
+    "the reciprocal is exact for every block of every class");
+
+std::size_t SlabHeap::block_bytes(std::size_t size_class) noexcept {
+  return kBlockBytes[size_class];
+}
+
+SlabHeap::Slab SlabHeap::slab_at(std::size_t index, std::uint32_t size_class) const noexcept {
+  return {spans_.address_of(index), static_cast<std::uint32_t>(index), size_class};
+}
+
+void* SlabHeap::allocate(std::size_t bytes) {
+  return allocate_class(kClassOf[(bytes + kCacheLine - 1) / kCacheLine]);
+}
+
+void* SlabHeap::allocate_record() { return allocate_class(kRecordClass); }
+
+void* SlabHeap::allocate_class(std::uint32_t size_class) {
+  const Position at = position[size_class];
+  if (at.span != 0) {
+    if (void* block = claim_in(slab_at(at.span, size_class), at.block)) return block;
+  }
+  return claim_elsewhere(size_class);
+}
+
+// Takes the first FREE block from `from` on, cyclically.
+void* SlabHeap::claim_in(const Slab& slab, std::uint32_t from) noexcept {
+  const std::uint32_t count = slab.geometry().count;
+  std::atomic<std::uint32_t>* words = slab.words();
+  const std::uint32_t mine = live(self());
+  std::uint32_t k = from;
+  for (std::uint32_t tried = 0; tried < count; ++tried, k = k + 1 < count ? k + 1 : 0) {
+    std::uint32_t expected = kFreeWord;
+    // relaxed: only a guess, the CAS decides
+    if (words[k].load(std::memory_order_relaxed) != kFreeWord) continue;
+    const std::uint32_t page = 1U << (k / kWordsPerPage);
+    if ((slab.head().touched.load(std::memory_order_relaxed) & page) == 0) {
+      slab.head().touched.fetch_or(page, std::memory_order_release);  // TOUCHED edge, to sweep()
+    }
+    // BLOCK edge: acquire pairs with the release in release() and sweep(): the new user comes
+    // after the last touch of the previous one.
+    if (words[k].compare_exchange_strong(expected, mine, std::memory_order_acquire,
+                                         std::memory_order_relaxed)) {
+      position[slab.size_class] = {slab.span, k + 1 < count ? k + 1 : 0};
+      return slab.block(k);
+    }
+  }
+  // relaxed: a hint. A block freed meanwhile is found again after the next release in this slab.
+  slab.head().full.store(1, std::memory_order_relaxed);
+  return nullptr;
+}
+
+void* SlabHeap::claim_elsewhere(std::uint32_t size_class) {
+  const std::uint32_t start = starting_block(kGeometry[size_class].count);
+  const std::uint32_t hint = hints_[size_class].load(std::memory_order_relaxed);
+  const auto usable = [&](std::size_t i) {
+    const SpanWord w = spans_.word(i);
+    return w.state == SpanState::kSlab && w.count == size_class &&
+           slab_at(i, size_class).head().full.load(std::memory_order_relaxed) == 0;
+  };
+  const auto claim_at = [&](std::size_t i) -> void* {
+    void* block = claim_in(slab_at(i, size_class), start);
+    if (block != nullptr) {
+      hints_[size_class].store(static_cast<std::uint32_t>(i), std::memory_order_relaxed);
+    }
+    return block;
+  };
+  if (hint >= spans_.first() && hint < spans_.high() && usable(hint)) {
+    if (void* block = claim_at(hint)) return block;
+  }
+  for (std::size_t i = spans_.first(); i < spans_.high();) {
+    const SpanWord w = spans_.word(i);
+    const bool run = w.state == SpanState::kLive || w.state == SpanState::kHeap;
+    if (usable(i)) {
+      if (void* block = claim_at(i)) return block;
+    }
+    i += run ? spans_.length_at(i, w) : 1;
+  }
+  for (;;) {
+    const std::uint32_t made = make_slab(size_class);
+    if (void* block = claim_at(made)) return block;
+  }
+}
+
+std::uint32_t SlabHeap::make_slab(std::uint32_t size_class) {
+  const std::size_t index =
+      spans_.index_of(spans_.allocate({.bytes = kGeometry[size_class].blocks_at, .zeroed = true}));
+  spans_.publish_slab(index, size_class);
+  return static_cast<std::uint32_t>(index);
+}
+
+std::atomic<std::uint32_t>* SlabHeap::word_of(const void* block) const noexcept {
+  const std::size_t index = spans_.index_of(block);
+  if (index < spans_.first() || index >= spans_.high()) return nullptr;
+  const SpanWord w = spans_.word(index);
+  if (w.state != SpanState::kSlab || w.count >= kSizeClasses) return nullptr;
+  const Slab slab = slab_at(index, w.count);
+  const std::uint32_t k = slab.number_of(block);
+  return k < slab.geometry().count ? &slab.words()[k] : nullptr;
+}
+
+bool SlabHeap::release(std::size_t index, std::uint32_t size_class, void* block) noexcept {
+  if (size_class >= kSizeClasses) return false;
+  const Slab slab = slab_at(index, size_class);
+  const std::uint32_t k = slab.number_of(block);
+  if (k >= slab.geometry().count) return false;
+  // BLOCK edge: release (and acquire, since the memory's last writer may have been another)
+  const std::uint32_t was = slab.words()[k].exchange(kFreeWord, std::memory_order_acq_rel);
+  if ((was & kLiveBit) == 0) return false;
+  if (slab.head().full.load(std::memory_order_relaxed) != 0) {
+    slab.head().full.store(0, std::memory_order_relaxed);
+  }
+  Position& at = position[size_class];
+  if (at.span == slab.span) at.block = k;  // the next one is warm in this cpu's cache
+  return true;
+}
+
+bool SlabHeap::give(void* block, ProcessId to) noexcept {
+  std::atomic<std::uint32_t>* word = word_of(block);
+  if (word == nullptr) return false;
+  std::uint32_t seen = word->load(std::memory_order_relaxed);
+  while ((seen & kLiveBit) != 0) {
+    // OWN edge: release pairs with the acquire in sweep(): the previous owner's writes come first
+    if (word->compare_exchange_weak(seen, live(to), std::memory_order_acq_rel,
+                                    std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool SlabHeap::give(void* block, ProcessId from, ProcessId to) noexcept {
+  std::atomic<std::uint32_t>* word = word_of(block);
+  std::uint32_t expected = live(from);
+  // OWN edge: see above
+  return word != nullptr &&
+         word->compare_exchange_strong(expected, live(to), std::memory_order_acq_rel);
+}
+
+template <class Visit>
+void SlabHeap::each_word(Visit&& visit) const noexcept {
+  const std::size_t end = spans_.high();
+  for (std::size_t i = spans_.first(); i < end;) {
+    const SpanWord w = spans_.word(i);
+    const bool run = w.state == SpanState::kLive || w.state == SpanState::kHeap;
+    if (w.state == SpanState::kSlab && w.count < kSizeClasses) {
+      const Slab slab = slab_at(i, w.count);
+      // TOUCHED edge: acquire pairs with the release in claim_in()
+      const std::uint32_t touched = slab.head().touched.load(std::memory_order_acquire);
+      for (std::uint32_t k = 0; k < slab.geometry().count; ++k) {
+        if ((touched >> (k / kWordsPerPage) & 1U) != 0) {
+          visit(slab, slab.words()[k]);
+        } else {
+          k += static_cast<std::uint32_t>(kWordsPerPage) - 1 -
+               k % static_cast<std::uint32_t>(kWordsPerPage);
+        }
+      }
+    }
+    i += run ? spans_.length_at(i, w) : 1;
+  }
+}
+
+void SlabHeap::sweep(ProcessId dead) noexcept {
+  if (dead == kNobody) return;
+  each_word([&](const Slab& slab, std::atomic<std::uint32_t>& word) {
+    std::uint32_t expected = live(dead);
+    if (word.load(std::memory_order_relaxed) != expected) return;
+    // OWN and BLOCK edges: acquire and release
+    if (word.compare_exchange_strong(expected, kFreeWord, std::memory_order_acq_rel)) {
+      slab.head().full.store(0, std::memory_order_relaxed);
+    }
+  });
+}
+
+bool SlabHeap::is_record(const void* block) const noexcept {
+  const std::size_t index = spans_.index_of(block);
+  if (index < spans_.first() || index >= spans_.high()) return false;
+  const SpanWord w = spans_.word(index);
+  if (w.state != SpanState::kSlab || w.count != kRecordClass) return false;
+  const Slab slab = slab_at(index, w.count);
+  return slab.number_of(block) < slab.geometry().count;
+}
+
+std::size_t SlabHeap::size_of(const void* block) const noexcept {
+  const std::atomic<std::uint32_t>* word = word_of(block);
+  if (word == nullptr || (word->load(std::memory_order_relaxed) & kLiveBit) == 0) return 0;
+  return kBlockBytes[spans_.word(spans_.index_of(block)).count];
+}
+
+std::size_t SlabHeap::blocks_in_use() const noexcept {
+  std::size_t used = 0;
+  each_word([&](const Slab&, const std::atomic<std::uint32_t>& word) {
+    used += word.load(std::memory_order_relaxed) & kLiveBit;
+  });
+  return used;
+}
+
+void forget_slab_position() noexcept { position = {}; }
+
+}  // namespace millrace::shm
