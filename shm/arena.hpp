@@ -103,4 +103,11 @@ class Arena {
   SlabHeap slabs_;
 };
 
+/// Arena::instance().allocate(), for the many callers who need nothing else of it.
+inline void* allocate(std::size_t bytes, const Placement& placement = {}) {
+  return Arena::instance().allocate(bytes, placement);
+}
+/// Arena::instance().deallocate().
+inline void deallocate(void* block) noexcept { Arena::instance().deallocate(block); }
+
 }  // namespace millrace::shm
