@@ -126,9 +126,10 @@ void RangeJob::start(std::uint32_t generation, std::uint64_t chunks, std::span<c
   size_.store(chunks << 32 | shares.size(), std::memory_order_release);
   const auto packed = pack_shares(shares);
   for (std::size_t i = 0; i * 4 < shares.size(); ++i) {
-    share_[i].store(packed[i], std::memory_order_release);
+    share_[i].store(packed[i], std::memory_order_release);  // FIELD record: as above
   }
   for (std::size_t i = 0; i < kUserWords; ++i) {
+    // FIELD record: as above
     user_[i].store(i < user.size() ? user[i] : 0, std::memory_order_release);
   }
   // PUBLISH record: release, everything the starter wrote before.
@@ -169,12 +170,14 @@ bool RangeJob::read_fields(std::uint32_t generation, RangeSplit& split,
   if (nodes == 0) return false;
   std::array<std::uint16_t, kMaxRangeNodes> shares;
   for (std::size_t i = 0; i < nodes; i += 4) {
-    std::uint64_t packed = share_[i / 4].load(std::memory_order_acquire);
+    std::uint64_t packed = share_[i / 4].load(std::memory_order_acquire);  // FIELD record: as above
     for (std::size_t j = i; j < i + 4; ++j, packed >>= 16) {
       shares[j] = static_cast<std::uint16_t>(packed);
     }
   }
-  for (std::size_t i = 0; i < kUserWords; ++i) user[i] = user_[i].load(std::memory_order_acquire);
+  for (std::size_t i = 0; i < kUserWords; ++i) {
+    user[i] = user_[i].load(std::memory_order_acquire);  // FIELD record: as above
+  }
   if (epoch_.load(std::memory_order_relaxed) != epoch) return false;
   split.assign(size >> 32, std::span(shares).first(nodes));
   return true;
@@ -259,8 +262,9 @@ std::optional<std::uint64_t> RangeJob::claim_more(RangeCursor& cursor) noexcept 
     cursor.sweep_ = 0;
   }
   if (auto chunk = sweep(cursor)) return chunk;
-  // LEAVE seat: seq_cst, so that the count precedes whatever the worker reads next (is the waiter
-  // asleep?) as the waiter's own announcement precedes its reading of the counts.
+  // LEAVE count: seq_cst (the other end is done() in range_repair.cpp), so that the count precedes
+  // whatever the worker reads next (is the waiter asleep?) as the waiter's own announcement
+  // precedes its reading of the counts.
   cursor.count_word_->exchange(make_word(cursor.generation_, cursor.count_),
                                std::memory_order_seq_cst);
   return std::nullopt;

@@ -288,7 +288,7 @@ inline bool RangeJob::finish(RangeCursor& cursor) noexcept {
     return false;
   }
   ++cursor.count_;
-  // PUBLISH count: release, after the word: the waiter that sums counts sees the results.
+  // PUBLISH count: release, after the word: done() in range_repair.cpp sees the results.
   cursor.count_word_->store(make_word(cursor.generation_, cursor.count_),
                             std::memory_order_release);
   return true;

@@ -41,8 +41,8 @@ std::uint64_t RangeJob::done(std::uint32_t generation) const noexcept {
   std::uint64_t sum = 0;
   const SeatLine* const lines = seats();
   for (std::size_t i = 0; i < seat_capacity(); ++i) {
-    // OBSERVE count: acquire shows the results; seq_cst keeps the read behind the waiter's
-    // announcement that it is about to sleep.
+    // OBSERVE count: acquire pairs with finish() in range_job.hpp and shows the results; seq_cst
+    // keeps the read behind the waiter's announcement that it is about to sleep.
     const std::uint64_t count = lines[i].count.load(std::memory_order_seq_cst);
     if (generation_of(count) == generation) sum += static_cast<std::uint32_t>(count);
   }
@@ -54,7 +54,8 @@ bool RangeJob::complete(std::uint32_t generation) noexcept {
   const std::uint64_t epoch = epoch_.load(std::memory_order_acquire);
   if (generation_of(epoch) != generation) return is_newer(generation_of(epoch), generation);
   if ((epoch & 1) != 0) return false;
-  const std::uint64_t chunks = size_.load(std::memory_order_acquire) >> 32;
+  // FIELD record: a newer job's size here means that this job is complete: true, or next time.
+  const std::uint64_t chunks = size_.load(std::memory_order_relaxed) >> 32;
   if (done(generation) == chunks) return true;
   return is_disturbed(generation) && settle(generation);
 }

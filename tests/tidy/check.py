@@ -24,7 +24,7 @@ TOP_LEVEL = {
     "CMakeLists.txt", "runtime", "shm", "sched", "include", "bench", "tests", "apps",
     "README.md", "LICENSE", "CHANGELOG.md", "CMakePresets.json",
 }  # fmt: skip
-SHARED_WORDS = {"millrace/errors.hpp", "millrace/timeout.hpp"}
+SHARED_WORDS = {"millrace/affinity.hpp", "millrace/errors.hpp", "millrace/timeout.hpp"}
 LAYERS = {"shm", "sched", "runtime", "include", "apps", "bench", "tests"}
 # What a file of a layer may include of the project: folders, then single headers.
 MAY_INCLUDE = {
