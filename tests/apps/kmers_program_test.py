@@ -1,0 +1,258 @@
+#!/usr/bin/env python3
+"""The kmers program from outside: its counts against jellyfish's and against a count in plain
+Python, bad input, and what it writes. $KMERS is the program."""
+
+import collections
+import gzip
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import unittest
+import xml.dom.minidom
+
+KMERS = os.environ["KMERS"]
+READS = pathlib.Path("/usr/share/doc/bowtie2/examples/reads")
+GENOME = pathlib.Path("/usr/share/doc/bowtie2/examples/reference/lambda_virus.fa.gz")
+COMPLEMENT = str.maketrans("ACGT", "TGCA")
+
+
+def count_in_python(sequences, k):
+    """Canonical k-mers of sequences, as {letters: count}."""
+    counts = collections.Counter()
+    for sequence in sequences:
+        for piece in re.findall("[ACGT]+", sequence.upper()):
+            reverse = piece.translate(COMPLEMENT)[::-1]
+            last = len(piece) - k
+            for i in range(last + 1):
+                counts[min(piece[i : i + k], reverse[last - i : last - i + k])] += 1
+    return counts
+
+
+class Program(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="kmers."))
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def kmers(self, *arguments, **options):
+        return subprocess.run(
+            [KMERS, *map(str, arguments)], capture_output=True, text=True, timeout=200, **options
+        )
+
+    def counts(self, *arguments):
+        """What --dump says, as {letters: count}."""
+        path = self.folder / "dump"
+        done = self.kmers(*arguments, "--dump", path)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        pairs = [line.split() for line in path.read_text().splitlines()]
+        counts = {kmer: int(count) for kmer, count in pairs}
+        self.assertEqual(len(counts), len(pairs), "a k-mer stands there twice")
+        return counts
+
+    def write(self, name, text):
+        path = self.folder / name
+        data = text.encode() if isinstance(text, str) else text
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return path
+
+
+class Counts(Program):
+    def jellyfish(self, k, *files):
+        plain = self.folder / "plain"
+        plain.write_bytes(b"".join(gzip.decompress(f.read_bytes()) for f in files))
+        table = self.folder / "table"
+        subprocess.run(
+            ["jellyfish", "count", "-C", "-m", str(k), "-s", "4M", "-o", table, plain], check=True
+        )
+        dump = subprocess.run(
+            ["jellyfish", "dump", "-c", table], check=True, capture_output=True, text=True
+        ).stdout
+        return {kmer: int(count) for kmer, count in map(str.split, dump.splitlines())}
+
+    def test_reads_count_as_jellyfish_counts_them(self):
+        reads = sorted(READS.glob("*.fq.gz"))
+        self.assertEqual(len(reads), 3, "the package bowtie2-examples is missing")
+        for k in (5, 21, 31):
+            expected = self.jellyfish(k, *reads)
+            for options in ([], ["--serial"], ["-w", "3", "--batch", "7"]):
+                with self.subTest(k=k, options=options):
+                    self.assertEqual(self.counts("-k", k, *options, *reads), expected)
+
+    def test_genome_counts_as_jellyfish_and_python_count_it(self):
+        lines = gzip.decompress(GENOME.read_bytes()).decode().splitlines()
+        sequence = "".join(lines[1:])
+        for k in (1, 2, 12, 31):
+            with self.subTest(k=k):
+                counts = self.counts("-k", k, "--batch", "1", GENOME)
+                self.assertEqual(counts, self.jellyfish(k, GENOME))
+                self.assertEqual(counts, count_in_python([sequence], k))
+
+    def test_random_files_count_as_python_counts_them(self):
+        rng = random.Random(20)
+        for run in range(12):
+            letters = rng.choice(["ACGT", "ACGTN", "acgtACGTNRYKM-", "AC"])
+            sequences = [
+                "".join(rng.choices(letters, k=rng.randrange(rng.choice([3, 300, 5000]))))
+                for _ in range(rng.randrange(1, 40))
+            ]
+            end = rng.choice(["\n", "\r\n"])
+            width = rng.choice([1, 7, 60, 10000])
+            fasta = "".join(
+                f">{i}{end}" + "".join(s[j : j + width] + end for j in range(0, len(s), width))
+                for i, s in enumerate(sequences)
+            )
+            fastq = "".join(f"@{i}{end}{s}{end}+{end}{'@' * len(s)}{end}"
+                            for i, s in enumerate(sequences))  # fmt: skip
+            k = rng.randrange(1, 32)
+            files = [self.write(f"{run}.fa", fasta), self.write(f"{run}.fq.gz", fastq)]
+            with self.subTest(run=run, k=k, width=width):
+                expected = count_in_python(2 * sequences, k)
+                self.assertEqual(self.counts("-k", k, "--batch", "1", *files), expected)
+
+    def test_standard_input_is_a_file_too(self):
+        with open(GENOME, "rb") as genome:
+            done = self.kmers("-", "--histogram", self.folder / "h1", stdin=genome)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(self.kmers(GENOME, "--histogram", self.folder / "h2").returncode, 0)
+        self.assertEqual((self.folder / "h1").read_text(), (self.folder / "h2").read_text())
+
+
+class Errors(Program):
+    def rejected(self, text, *arguments):
+        """Exit code 2 and this text on stderr, serial and parallel."""
+        for options in ([], ["--serial"], ["--compare"], ["--batch", "1", "-w", "2"]):
+            with self.subTest(text=text, options=options):
+                done = self.kmers(*options, *arguments)
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertIn(text, done.stderr)
+
+    def test_files_that_cannot_be_read(self):
+        self.rejected("none.fa: No such file or directory", self.folder / "none.fa")
+        self.rejected("No such file or directory", GENOME, self.folder / "none.fa")
+        self.rejected("Is a directory", self.folder)
+        self.rejected("empty.fa:1: the file is empty", self.write("empty.fa", ""))
+        self.rejected("e.fa.gz:1: the file is empty", self.write("e.fa.gz", ""))
+        self.rejected("x.txt:1: neither FASTA", self.write("x.txt", "hello\n"))
+
+    def test_truncated_and_damaged_gzip(self):
+        whole = GENOME.read_bytes()
+        self.rejected("gzip data ends early", self.write("cut.fa", whole[:-5]))
+        self.rejected("gzip data ends early", self.write("cut.fa", whole[:9000]))
+        damaged = bytearray(whole)
+        damaged[5000] ^= 0xFF
+        path = self.write("damaged.fa", bytes(damaged))
+        self.assertEqual(self.kmers(path).returncode, 2)
+
+    def test_bad_characters_name_file_and_line(self):
+        lines = [">x"] + ["ACGT" * 20] * 500
+        lines[321] = "ACGJ"
+        path = self.write("bad.fa", "\n".join(lines))
+        self.rejected("bad.fa:322: bad character 'J'", path)
+        self.rejected("bad.fa:322: bad character 'J'", GENOME, path)
+
+    def test_the_first_error_in_the_input_is_reported(self):
+        lines = [">x"] + ["ACGT" * 20] * 5000
+        lines[777] = "AC!T"
+        lines[4444] = "AC?T"
+        data = gzip.compress("\n".join(lines).encode())
+        path = self.write("two.fa", data[: len(data) - 4])
+        self.rejected("two.fa:778: bad character '!'", path)
+
+    def test_broken_fastq_records(self):
+        good = "@r\nACGT\n+\nIIII\n"
+        broken = self.write("x.fq", good * 100 + "@r\nACG\n+\nII\n" + good)
+        self.rejected("x.fq:404: length mismatch: 2 qualities for 3 bases", broken)
+        self.rejected("x.fq:403: the file ends before", self.write("x.fq", good * 100 + "@r\nA\n+\n"))
+
+    def test_options_that_make_no_sense(self):
+        for bad in (["-k", "32"], ["-k", "0"], ["-k", "x"], ["-w", "0"], ["--nonsense"], []):
+            with self.subTest(bad=bad):
+                files = [GENOME] if bad else []
+                self.assertEqual(self.kmers(*files, *bad).returncode, 2)
+        done = self.kmers(GENOME, "--bind", "nonsense")
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("nonsense", done.stderr)
+
+    def test_output_that_cannot_be_written(self):
+        for option in ("--svg", "--histogram", "--dump"):
+            done = self.kmers(GENOME, option, "/nonexistent/x")
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn("/nonexistent/x: cannot write", done.stderr)
+
+    def test_a_killed_worker_is_reported(self):
+        path = self.write("big.fa", ">x\n" + "".join(random.Random(1).choices("ACGT", k=3_000_000)))
+        read, write = os.pipe()
+        program = subprocess.Popen(
+            [KMERS, "-w", "2", "-"], stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        os.close(read)
+        with os.fdopen(write, "wb") as pipe:
+            data = path.read_bytes()
+            pipe.write(data[:2_000_000])
+            pipe.flush()
+            workers = self.descendants(program.pid)
+            self.assertGreater(len(workers), 1)
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            try:
+                pipe.write(data[2_000_000:])
+            except BrokenPipeError:
+                pass  # it has noticed
+        _, errors = program.communicate(timeout=100)
+        self.assertEqual(program.returncode, 1, errors)
+
+    @staticmethod
+    def descendants(root):
+        """Processes below root, from the kernel's own lists."""
+        found, todo = [], [root]
+        while todo:
+            pid = todo.pop()
+            for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+                children = [int(child) for child in task.read_text().split()]
+                found += children
+                todo += children
+        return found
+
+
+class Output(Program):
+    def test_report_shows_everything(self):
+        done = self.kmers(GENOME, "--compare", "-w", "2", "--top", "3")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for expected in ("2 workers", "decided by", "1 records, 48,502 bases, 48,482 k-mers",
+                         "most frequent", "multiplicity", "speed-up: ", "same spectrum"):  # fmt: skip
+            self.assertIn(expected, done.stdout)
+        self.assertIn("100 %", done.stderr)
+        self.assertEqual(self.kmers(GENOME, "-q").stderr, "")
+
+    def test_top_are_the_most_frequent(self):
+        done = self.kmers(GENOME, "-k", "3", "--top", "5")
+        sequence = "".join(gzip.decompress(GENOME.read_bytes()).decode().splitlines()[1:])
+        expected = sorted(count_in_python([sequence], 3).items(), key=lambda e: (-e[1], e[0]))[:5]
+        found = re.findall(r"^  ([ACGT]{3}) +([\d,]+)$", done.stdout, re.M)
+        self.assertEqual([(k, int(n.replace(",", ""))) for k, n in found], expected)
+
+    def test_histogram_and_picture(self):
+        text, picture = self.folder / "h.txt", self.folder / "h.svg"
+        done = self.kmers(GENOME, "--histogram", text, "--svg", picture)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        counts = self.counts(GENOME)
+        histogram = collections.Counter(counts.values())
+        lines = [f"{m} {n}" for m, n in sorted(histogram.items())]
+        self.assertEqual(text.read_text().splitlines(), lines)
+        svg = xml.dom.minidom.parse(str(picture)).documentElement
+        self.assertEqual(svg.tagName, "svg")
+        self.assertGreaterEqual(len(svg.getElementsByTagName("rect")), 1 + len(lines))
+
+    def test_nothing_to_count_is_a_result(self):
+        path = self.write("short.fa", ">a\nACGT\n>b\nNNNNNNNNNNNNNNNNNNNNNNNNNNNNNN\n")
+        done = self.kmers(path, "--compare", "--svg", self.folder / "x.svg")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("2 records, 34 bases, 0 k-mers", done.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main()
