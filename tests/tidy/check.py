@@ -28,7 +28,7 @@ SHARED_WORDS = {"millrace/affinity.hpp", "millrace/errors.hpp", "millrace/timeou
 LAYERS = {"shm", "sched", "runtime", "include", "apps", "bench", "tests"}
 # What a file of a layer may include of the project: folders, then single headers.
 MAY_INCLUDE = {
-    "shm": ({"shm"}, SHARED_WORDS),
+    "shm": ({"shm"}, SHARED_WORDS | ARENA_WORDS),
     "sched": ({"sched"}, SHARED_WORDS),
     "runtime": ({"runtime", "shm", "sched", "millrace"}, set()),
     "include": ({"millrace"}, set()),
