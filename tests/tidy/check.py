@@ -24,12 +24,15 @@ TOP_LEVEL = {
     "CMakeLists.txt", "runtime", "shm", "sched", "include", "bench", "tests", "apps",
     "README.md", "LICENSE", "CHANGELOG.md", "CMakePresets.json",
 }  # fmt: skip
-SHARED_WORDS = {"millrace/affinity.hpp", "millrace/errors.hpp", "millrace/timeout.hpp"}
+SHARED_WORDS = {"millrace/errors.hpp", "millrace/timeout.hpp"}
+# A lower layer's own public face: what it defines, and the plain words that its calls take.
+SHM_WORDS = {"millrace/arena.hpp", "millrace/handle.hpp", "millrace/placement.hpp"}
+SCHED_WORDS = {"millrace/affinity.hpp"}
 LAYERS = {"shm", "sched", "runtime", "include", "apps", "bench", "tests"}
 # What a file of a layer may include of the project: folders, then single headers.
 MAY_INCLUDE = {
-    "shm": ({"shm"}, SHARED_WORDS | ARENA_WORDS),
-    "sched": ({"sched"}, SHARED_WORDS),
+    "shm": ({"shm"}, SHARED_WORDS | SHM_WORDS),
+    "sched": ({"sched"}, SHARED_WORDS | SCHED_WORDS),
     "runtime": ({"runtime", "shm", "sched", "millrace"}, set()),
     "include": ({"millrace"}, set()),
     "apps": ({"apps", "millrace"}, set()),
