@@ -252,7 +252,7 @@ class MpmcCore {
   }
 
   // While the slot is held: the hint cannot fall a lap behind.
-  void advance_head(const Walk& walk, Scan& scan) noexcept {
+  void advance_head(const Walk& walk, Scan& scan) {
     const std::uint64_t next = walk.first == kNowhere ? walk.position + 1 : walk.first;
     if (next > walk.head) hints_->head.store(next, std::memory_order_relaxed);  // a hint
     if (walk.again) scan.from = next;
