@@ -165,8 +165,12 @@ void Arena::deallocate(void* block) noexcept {
     freed =
         w.state == SpanState::kSlab ? slabs_.release(index, w.count, block) : spans_.release(block);
   }
+  if (!freed) refuse_free();
+}
+
+void Arena::refuse_free() noexcept {
   // relaxed: statistics
-  if (!freed) header().refused_frees.fetch_add(1, std::memory_order_relaxed);
+  header().refused_frees.fetch_add(1, std::memory_order_relaxed);
 }
 
 void Arena::give(void* block, ProcessId to) noexcept {

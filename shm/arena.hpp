@@ -72,6 +72,8 @@ class Arena {
   /// Frees what allocate() returned, in any process. A pointer that names no live block frees
   /// nothing and is counted (usage().refused_frees): shared memory may have been damaged by others.
   void deallocate(void* block) noexcept;
+  /// Counts a request to free what is no live block.
+  void refuse_free() noexcept;
   /// Moves ownership: memory lives as long as its owner, kNobody's until it is freed.
   void give(void* block, ProcessId to) noexcept;
   /// Moves ownership from `from`; false when the block is not its.

@@ -27,7 +27,7 @@ struct ArenaHeader {
   alignas(kCacheLine) std::atomic<std::uint32_t> slab_hints[kSizeClasses];
   alignas(kCacheLine) ArenaRoot root;
   ProcessTable processes;
-  alignas(kCacheLine) RefTable transit;
+  alignas(kCacheLine) RefTable arena_references;
   RefTable references[kMaxProcesses];
 };
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "shm/object.hpp"
+#include "shm/process_heap.hpp"
 #include "shm/process_table.hpp"
 #include "shm/reaper.hpp"
 #include "shm/ref_table.hpp"
@@ -58,6 +59,7 @@ bool prepare_child() {
   RefTable& mine = RefTable::of(self());
   next_child = ProcessTable::instance().reserve();
   lock_references();
+  const NoReaping no_reaping;
   try {
     RefTable::of(next_child).copy(mine, next_child);
     children.push_back({next_child, Clock::now(), false});
@@ -70,6 +72,7 @@ bool prepare_child() {
 
 void before_fork() noexcept {
   forking.lock();
+  lock_heap();
   next_child = 0;
   const ProcessId me = this_process_id.load(std::memory_order_relaxed);
   try {
@@ -91,6 +94,7 @@ void after_fork_in_parent() noexcept {
   // fork() has no way to tell this handler that it failed but for the error it is about to return.
   if (next_child != 0 && (errno == EAGAIN || errno == ENOMEM)) children.back().doubtful = true;
   unlock_references();
+  unlock_heap();
   forking.unlock();
 }
 
@@ -99,7 +103,9 @@ void after_fork_in_child() noexcept {
   children.clear();
   this_process_id.store(0, std::memory_order_relaxed);
   forget_slab_position();
+  forget_heap();
   unlock_references();
+  unlock_heap();
   forking.unlock();
   if (child != 0) ProcessTable::instance().adopt(child);
 }

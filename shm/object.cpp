@@ -1,12 +1,16 @@
 #include "shm/object.hpp"
 
+#include <cerrno>
+#include <millrace/arena.hpp>
 #include <millrace/errors.hpp>
 #include <mutex>
 #include <string>
+#include <system_error>
 
 #include "shm/arena.hpp"
 #include "shm/arena_header.hpp"
 #include "shm/process_table.hpp"
+#include "shm/reaper.hpp"
 #include "shm/ref_table.hpp"
 
 namespace millrace::shm {
@@ -34,6 +38,11 @@ std::mutex& gate() {
   return mutex;
 }
 
+struct InGate {
+  NoReaping no_reaping;  // which would pass the gate
+  std::lock_guard<std::mutex> lock{gate()};
+};
+
 void* block_address(std::uint64_t bits) noexcept {
   return reinterpret_cast<void*>(bits);  // NOLINT(performance-no-int-to-ptr): arena address
 }
@@ -46,7 +55,7 @@ ObjectRecord* record_of(void* payload) noexcept {
 }
 
 bool is_held_anywhere(const ObjectRecord* record) noexcept {
-  if (RefTable::in_transit().holds(record)) return true;
+  if (RefTable::of_arena().holds(record)) return true;
   const ProcessTable& table = ProcessTable::instance();
   for (std::size_t i = 0; i < table.high(); ++i) {
     if (table.in_use(i) && RefTable::of(static_cast<ProcessId>(i)).holds(record)) return true;
@@ -102,7 +111,7 @@ void decide(ObjectRecord* record) noexcept {
 void decide_for_dead(ObjectRecord* record) noexcept {
   RefTable& mine = RefTable::of(self());
   try {
-    const std::lock_guard lock(gate());
+    const InGate in_gate;
     if (mine.add(record, self())) announce_holder(record);
     if (mine.remove(record) != RefTable::Left::kLast) return;  // this process holds it
   } catch (const std::exception&) {
@@ -113,18 +122,29 @@ void decide_for_dead(ObjectRecord* record) noexcept {
 }
 
 void hold(ObjectRecord* record) {
-  const std::lock_guard lock(gate());
+  const InGate in_gate;
   if (RefTable::of(self()).add(record, self())) announce_holder(record);
 }
 
 void let_go(ObjectRecord* record) noexcept {
   RefTable& mine = RefTable::of(self());
   {
-    const std::lock_guard lock(gate());
+    const InGate in_gate;
     if (mine.remove(record) != RefTable::Left::kLast) return;
   }
   decide(record);
   mine.decided(record);
+}
+
+void hold_from_arena(ObjectRecord* record) {
+  if (RefTable::of_arena().add(record, kNobody)) announce_holder(record);
+}
+
+// Only while this process holds the object too, so that there is nothing to decide: nobody reaps
+// this table.
+void let_go_from_arena(ObjectRecord* record) noexcept {
+  RefTable& table = RefTable::of_arena();
+  if (table.remove(record) == RefTable::Left::kLast) table.decided(record);
 }
 
 [[noreturn]] void not_an_object(const void* payload) {
@@ -143,12 +163,8 @@ void announce_holder(ObjectRecord* record) noexcept {
   record->word.fetch_add(kEpochOne, std::memory_order_seq_cst);
 }
 
-void* create_object(const ObjectRequest& request) {
+void* create_object(const ObjectRequest& request, const void* holder) {
   Arena& arena = Arena::instance();
-  if (request.bytes > arena.size()) {
-    throw std::system_error(ENOMEM, std::generic_category(),
-                            "shared object of " + std::to_string(request.bytes) + " bytes");
-  }
   void* block = arena.allocate_zeroed(request.bytes + sizeof(ObjectPrefix), request.placement);
   ObjectRecord* record = nullptr;
   try {
@@ -170,40 +186,51 @@ void* create_object(const ObjectRequest& request) {
   }
   arena.give(block, kNobody);
   arena.give(record, kNobody);
-  return prefix + 1;
+  void* payload = prefix + 1;
+  if (Arena::contains(holder)) move_object(payload, nullptr, holder);
+  return payload;
 }
 
-void retain_object(void* payload) {
+void retain_object(void* payload, const void* holder) {
   ObjectRecord* record = record_of(payload);
   if (record == nullptr) not_an_object(payload);
-  hold(record);
+  if (Arena::contains(holder)) {
+    hold_from_arena(record);
+  } else {
+    hold(record);
+  }
 }
 
-void release_object(void* payload) noexcept {
-  if (ObjectRecord* record = record_of(payload)) let_go(record);
+void release_object(void* payload, const void* holder) noexcept {
+  if (Arena::contains(holder)) {
+    drop_departed_object(payload);
+  } else if (ObjectRecord* record = record_of(payload)) {
+    let_go(record);
+  }
+}
+
+void move_object(void* payload, const void* from, const void* to) noexcept {
+  const bool from_arena = Arena::contains(from);
+  if (from_arena == Arena::contains(to)) return;
+  ObjectRecord* record = record_of(payload);
+  if (record == nullptr) return;
+  try {
+    if (from_arena) {
+      hold(record);
+      let_go_from_arena(record);
+    } else {
+      hold_from_arena(record);
+      let_go(record);
+    }
+  } catch (const std::exception&) {
+    // No memory to count it at its new place: the old one keeps it, at worst for too long.
+  }
 }
 
 void depart_object(void* payload) {
   ObjectRecord* record = record_of(payload);
   if (record == nullptr) not_an_object(payload);
-  if (RefTable::in_transit().add(record, kNobody)) announce_holder(record);
-}
-
-void* arrive_object(std::uint64_t address, std::uint64_t type) {
-  void* payload = block_address(address);
-  const bool aligned = address % kCacheLine == 0 && Arena::contains(payload) &&
-                       Arena::contains(static_cast<ObjectPrefix*>(payload) - 1);
-  ObjectRecord* record = aligned ? record_of(payload) : nullptr;
-  if (record == nullptr || prefix_of(payload).type != type ||
-      state_in(record->word.load(std::memory_order_acquire)) != State::kLive ||
-      record->block.load(std::memory_order_relaxed) != address - sizeof(ObjectPrefix)) {
-    not_an_object(payload);
-  }
-  hold(record);
-  RefTable& transit = RefTable::in_transit();
-  // Held by this process, so there is nothing to decide.
-  if (transit.remove(record) == RefTable::Left::kLast) transit.decided(record);
-  return payload;
+  hold_from_arena(record);
 }
 
 void drop_departed_object(void* payload) noexcept {
@@ -214,9 +241,36 @@ void drop_departed_object(void* payload) noexcept {
   } catch (const std::exception&) {
     return;  // no memory for an entry: the object stays
   }
-  RefTable& transit = RefTable::in_transit();
-  if (transit.remove(record) == RefTable::Left::kLast) transit.decided(record);
+  let_go_from_arena(record);
   let_go(record);
+}
+
+void* arrive_object(std::uint64_t address, std::uint64_t type, const void* holder, bool take) {
+  void* payload = block_address(address);
+  const bool aligned = address % kCacheLine == 0 && Arena::contains(payload) &&
+                       Arena::contains(static_cast<ObjectPrefix*>(payload) - 1);
+  ObjectRecord* record = aligned ? record_of(payload) : nullptr;
+  if (record == nullptr || prefix_of(payload).type != type ||
+      state_in(record->word.load(std::memory_order_acquire)) != State::kLive ||
+      record->block.load(std::memory_order_relaxed) != address - sizeof(ObjectPrefix)) {
+    not_an_object(payload);
+  }
+  const bool inside = Arena::contains(holder);
+  if (inside && take) return payload;  // still held by the same table
+  retain_object(payload, holder);
+  if (take) let_go_from_arena(record);
+  return payload;
+}
+
+void throw_array_too_long(std::size_t elements, std::size_t element_bytes) {
+  throw std::system_error(ENOMEM, std::generic_category(),
+                          "shared memory for " + std::to_string(elements) + " elements of " +
+                              std::to_string(element_bytes) + " bytes");
+}
+
+void throw_bad_index(std::ptrdiff_t index, std::size_t elements) {
+  throw IndexError("shared_array: index " + std::to_string(index) + " in an array of " +
+                   std::to_string(elements));
 }
 
 void drop_references(ProcessId dead) noexcept {

@@ -4,8 +4,9 @@
 // which names the object's record; records come from a slab class of their own, whose memory is
 // never used for anything else, so a stale pointer to a record can be read safely for ever.
 //
-// Who holds an object is nowhere counted: it is the processes in whose RefTable it is held, plus
-// messages in transit. The record's word {epoch:36, owner:26, state:2} decides about its end:
+// How many hold an object is nowhere counted: it is held by the processes in whose RefTable it is
+// counted, and by handles and messages in shared memory, which have a RefTable together. The
+// record's word {epoch:36, owner:26, state:2} decides about its end:
 //   kVoid   no object
 //   kLive   an object; epoch grows with every process that begins to hold it (announce_holder)
 //   kDying  `owner` frees it
@@ -28,7 +29,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <millrace/placement.hpp>
+#include <millrace/handle.hpp>
 
 #include "shm/layout.hpp"
 
@@ -39,43 +40,6 @@ struct alignas(kCacheLine) ObjectRecord {
   std::atomic<std::uint64_t> word;
   std::atomic<std::uint64_t> block;  // address of the object's memory while kLive
 };
-
-/// What lies in front of the payload. Written before the object is shared, then constant.
-struct alignas(kCacheLine) ObjectPrefix {
-  std::uint64_t magic;
-  ObjectRecord* record;
-  std::uint64_t type;      // hash of the element type, checked when a handle arrives
-  std::uint64_t elements;  // as the handle's type defines it
-};
-static_assert(sizeof(ObjectPrefix) == kCacheLine);
-
-struct ObjectRequest {
-  std::size_t bytes = 0;
-  std::uint64_t type = 0;
-  std::uint64_t elements = 0;
-  Placement placement{};
-};
-
-/// Makes an object of zero bytes, held once by this process; returns its payload, aligned to 64
-/// bytes. Throws what Arena::allocate() throws.
-void* create_object(const ObjectRequest& request);
-/// One reference more by this process; somebody must hold one meanwhile. Throws Corrupt when
-/// `payload` is no object, std::system_error when the process's table cannot grow.
-void retain_object(void* payload);
-/// One reference less; frees the object when it was the last one anywhere.
-void release_object(void* payload) noexcept;
-/// A reference goes into a message: held by the message, whoever dies, until it arrives or is
-/// dropped.
-void depart_object(void* payload);
-/// It comes out of a message in this process, which holds it now. Throws Corrupt when `address` is
-/// no live object of `type`.
-void* arrive_object(std::uint64_t address, std::uint64_t type);
-/// The message is thrown away.
-void drop_departed_object(void* payload) noexcept;
-/// Prefix of an object; only for payloads that this process holds.
-inline const ObjectPrefix& prefix_of(const void* payload) noexcept {
-  return *(static_cast<const ObjectPrefix*>(payload) - 1);
-}
 
 /// For RefTable: a new holder was entered.
 void announce_holder(ObjectRecord* record) noexcept;

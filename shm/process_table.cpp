@@ -96,17 +96,10 @@ ProcessId ProcessTable::reserve() {
       limit = std::min<std::uint32_t>(limit * 2, kMaxProcesses);
       continue;
     }
-    reap_the_dead();
+    reap_all_dead();
     if (const ProcessId id = reserve_in(limit)) return id;
     throw std::system_error(EAGAIN, std::generic_category(),
                             "process table: all 4096 entries belong to living processes");
-  }
-}
-
-void ProcessTable::reap_the_dead() noexcept {
-  for (std::size_t i = 0; i < high(); ++i) {
-    const ProcessId id = id_at(i);
-    if (in_use(i) && !check_alive(id)) reap(id);
   }
 }
 

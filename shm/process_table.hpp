@@ -70,6 +70,11 @@ class ProcessTable {
   /// Makes the entry FREE again, after everything was freed.
   void end_reaping(ProcessId dead) noexcept;
 
+  /// Where the control block of a process's object heap is noted (process_heap.cpp).
+  std::atomic<std::uint64_t>& heap_of(ProcessId id) noexcept {
+    return entries_[id & (kMaxProcesses - 1)].heap;
+  }
+
   /// Entries below this index have been in use at some time.
   [[nodiscard]] std::size_t high() const noexcept;
   /// The id that the entry at `index` has or had; 0 when it never had one.
@@ -90,11 +95,11 @@ class ProcessTable {
     std::atomic<std::uint64_t> word;        // all state, see process_table.cpp
     std::atomic<std::uint64_t> start_time;  // written before ALIVE is published, then constant
     std::atomic<std::int32_t> pid;          // likewise
+    std::atomic<std::uint64_t> heap;        // its object heap: written by it, read by its reaper
   };
 
   bool make_alive(ProcessId id) noexcept;
   ProcessId reserve_in(std::size_t limit) noexcept;
-  void reap_the_dead() noexcept;
   [[nodiscard]] bool is_gone(const Entry& entry, std::uint64_t word) const noexcept;
   void complete_death(const Entry& entry, std::uint64_t word) const noexcept;
 

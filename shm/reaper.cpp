@@ -2,6 +2,7 @@
 
 #include "shm/arena.hpp"
 #include "shm/object.hpp"
+#include "shm/process_heap.hpp"
 #include "shm/process_table.hpp"
 
 namespace millrace::shm {
@@ -13,8 +14,18 @@ void reap(ProcessId dead) noexcept {
   // References first: an object that the dead process was freeing is recognised by the block being
   // still its own (object.hpp).
   drop_references(dead);
+  freeze_heap(dead);
   Arena::instance().sweep(dead);
   table.end_reaping(dead);
+}
+
+void reap_all_dead() noexcept {
+  if (NoReaping::here()) return;
+  ProcessTable& table = ProcessTable::instance();
+  for (std::size_t i = 0; i < table.high(); ++i) {
+    const ProcessId id = table.id_at(i);
+    if (table.in_use(i) && id != self() && !table.check_alive(id)) reap(id);
+  }
 }
 
 }  // namespace millrace::shm

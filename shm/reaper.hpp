@@ -12,4 +12,21 @@ namespace millrace::shm {
 /// Whoever reads messages of the dead process from memory that it owned does so before.
 void reap(ProcessId dead) noexcept;
 
+/// Before something is called full: asks the kernel about every process and reaps the dead. Does
+/// nothing inside a NoReaping.
+void reap_all_dead() noexcept;
+
+/// While one lives, this thread holds a lock that reaping needs.
+class NoReaping {
+ public:
+  NoReaping() noexcept { ++depth_; }
+  ~NoReaping() { --depth_; }
+  NoReaping(const NoReaping&) = delete;
+  NoReaping& operator=(const NoReaping&) = delete;
+  static bool here() noexcept { return depth_ != 0; }
+
+ private:
+  static inline thread_local constinit int depth_ = 0;
+};
+
 }  // namespace millrace::shm

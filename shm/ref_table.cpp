@@ -45,7 +45,7 @@ RefTable& RefTable::of(ProcessId id) noexcept {
   return Arena::instance().header().references[id & (kMaxProcesses - 1)];
 }
 
-RefTable& RefTable::in_transit() noexcept { return Arena::instance().header().transit; }
+RefTable& RefTable::of_arena() noexcept { return Arena::instance().header().arena_references; }
 
 RefTable::Span RefTable::level(std::size_t k) const noexcept {
   if (k == 0) return {first_, kFirstWords};

@@ -6,8 +6,8 @@
 // the word, to be taken by any other object.
 //
 // The process itself inserts and counts (its threads under the fork gate, object.cpp); others only
-// read; after its death its reaper writes. The table of process 0 belongs to references on their
-// way in messages, which any process writes. Invariants
+// read; after its death its reaper writes. One table more counts the handles and messages
+// that lie in shared memory: any process writes it, and no death drops what it holds. Invariants
 //  1. A word never becomes 0 again, and an object is put into the first word of its probe
 //     sequence that is 0 or has count 0: a search may stop at a 0.
 //  2. `kDeciding` as a count: the last reference was dropped and nobody has decided yet whether
@@ -55,8 +55,8 @@ class RefTable {
 
   /// The table of a process.
   static RefTable& of(ProcessId id) noexcept;
-  /// References on their way in messages.
-  static RefTable& in_transit() noexcept;
+  /// References by handles and messages in shared memory.
+  static RefTable& of_arena() noexcept;
   /// Makes the references of `from` those of `to`: both are this process. Killed in between, both
   /// tables have them, and both are reaped.
   static void move(ProcessId from, ProcessId to) noexcept;

@@ -131,7 +131,7 @@ void* SpanTable::allocate(const SpanRequest& request) {
     if (count <= m_.span_count && collided) continue;  // others were given what we looked at
     if (count <= m_.span_count && !swept) {
       swept = true;
-      sweep_exhausted();
+      reap_all_dead();
       continue;
     }
     throw std::system_error(ENOMEM, std::generic_category(),
@@ -145,7 +145,7 @@ void* SpanTable::allocate(const SpanRequest& request) {
     free_run(run);
     throw;
   }
-  const SpanWord live{request.state, self(), static_cast<std::uint32_t>(count)};
+  const SpanWord live{SpanState::kLive, self(), static_cast<std::uint32_t>(count)};
   // PUBLISH span: release pairs with the acquire in word(): page states before the state
   m_.words[run.index].store(live.pack(), std::memory_order_release);
   return address_of(run.index);
@@ -207,6 +207,14 @@ void SpanTable::publish_slab(std::size_t index, std::uint32_t size_class) noexce
   m_.words[index].store(slab.pack(), std::memory_order_release);
 }
 
+void SpanTable::publish_heap(void* block) noexcept {
+  std::atomic<std::uint64_t>& bits = m_.words[index_of(block)];
+  SpanWord heap = SpanWord::unpack(bits.load(std::memory_order_relaxed));
+  heap.state = SpanState::kHeap;
+  // PUBLISH span: release pairs with the acquire in word(): the run's head is written by then
+  bits.store(heap.pack(), std::memory_order_release);
+}
+
 std::byte* SpanTable::run_of(const void* p) const noexcept {
   const std::size_t index = index_of(p);
   if (index < m_.first_span || index >= m_.span_count) return nullptr;
@@ -243,15 +251,6 @@ void SpanTable::sweep(ProcessId dead) noexcept {
   }
   m_.counters->hint.store(m_.first_span, std::memory_order_relaxed);
   m_.counters->dirty.store(static_cast<std::int64_t>(dirty_spans()), std::memory_order_relaxed);
-}
-
-// Before the arena is called full: free what belongs to processes that nobody has reaped.
-void SpanTable::sweep_exhausted() noexcept {
-  ProcessTable& table = ProcessTable::instance();
-  for (std::size_t i = 0; i < table.high(); ++i) {
-    const ProcessId id = table.id_at(i);
-    if (table.in_use(i) && id != self() && !table.check_alive(id)) reap(id);
-  }
 }
 
 std::size_t SpanTable::spans_in_use() const noexcept {

@@ -71,8 +71,7 @@ struct SpanCounters {
 struct SpanRequest {
   std::size_t bytes = 0;
   Placement placement{};
-  bool zeroed = false;                 // the first `bytes` read as zero
-  SpanState state = SpanState::kLive;  // what the run becomes: kLive or kHeap
+  bool zeroed = false;  // the first `bytes` read as zero
 };
 
 /// A process's view of the table. Offsets and sizes are the process's own, read once and checked
@@ -105,6 +104,8 @@ class SpanTable {
 
   /// Makes the single live span at `index`, which self() owns, a slab that others may find.
   void publish_slab(std::size_t index, std::uint32_t size_class) noexcept;
+  /// Makes a live run that self() owns part of its object heap.
+  void publish_heap(void* block) noexcept;
 
   [[nodiscard]] SpanWord word(std::size_t index) const noexcept {
     // OBSERVE span: acquire pairs with the release that published its state
@@ -152,7 +153,6 @@ class SpanTable {
   void retire_pages(const Run& run) noexcept;
   [[nodiscard]] std::size_t retained_spans() const noexcept;
   void require_memory(const Run& run) const;
-  void sweep_exhausted() noexcept;
   void raise_high(std::size_t to) noexcept;
 
   Memory m_;
