@@ -94,11 +94,6 @@ class Partial {
   mutable std::tuple<A...> bound_;
 };
 
-template <class T>
-inline constexpr bool kIsPartial = false;
-template <class F, class... A>
-inline constexpr bool kIsPartial<Partial<F, A...>> = true;
-
 /// How a callable travels.
 enum class CallableKind {
   none,   // it cannot
@@ -166,8 +161,7 @@ template <class F>
 void put_callable(Writer& out, const F& f) {
   constexpr CallableKind kind = kCallableKind<F>;
   if constexpr (kind == CallableKind::bytes) {
-    check_words(f);
-    out.put(f);
+    put_checked_bytes(out, f);
   } else if constexpr (kind == CallableKind::block) {
     Codec<F, Kind::opaque>::encode(out, f);
   } else if constexpr (kind == CallableKind::value) {

@@ -265,8 +265,10 @@ std::size_t take_count(Reader& in) {
   constexpr bool user_written = kKind<Element> == Kind::archived ||
                                 kKind<Element> == Kind::custom || kKind<Element> == Kind::foreign ||
                                 kKind<Element> == Kind::aggregate;
-  constexpr std::size_t least = user_written ? 0 : kBitwise<Element> ? sizeof(Element) : 1;
-  if (least != 0 && count > in.remaining() / least) throw_short_message(count, in.remaining());
+  if constexpr (!user_written) {
+    constexpr std::size_t least = kBitwise<Element> ? sizeof(Element) : 1;
+    if (count > in.remaining() / least) throw_short_message(count, in.remaining());
+  }
   return count;
 }
 

@@ -39,14 +39,13 @@ constexpr bool initialised_by(std::index_sequence<I...>) {
   return requires { T{(static_cast<void>(I), AnyField<T>{})...}; };
 }
 
-template <class T, std::size_t N = 0>
+// Downwards: fewer than all may leave a field without its value.
+template <class T, std::size_t N = kMaxFields + 1>
 consteval std::size_t count_placeholders() {
-  if constexpr (N > kMaxFields) {
+  if constexpr (N == 0 || initialised_by<T>(std::make_index_sequence<N>{})) {
     return N;
-  } else if constexpr (initialised_by<T>(std::make_index_sequence<N + 1>{})) {
-    return count_placeholders<T, N + 1>();
   } else {
-    return N;
+    return count_placeholders<T, N - 1>();
   }
 }
 
@@ -82,7 +81,7 @@ consteval std::size_t count_fields() {
   }
 }
 
-/// How many fields an aggregate has; kMaxFields + 1 for more than that.
+/// How many fields an aggregate has; kMaxFields + 1 for more than that, 0 when they defy counting.
 template <class T>
 inline constexpr std::size_t kFieldCount = count_fields<T>();
 

@@ -20,6 +20,8 @@ namespace millrace::wire {
 
 class OutputArchive;
 class InputArchive;
+template <class F, class... A>
+class Partial;
 
 /// Specialised for types of the library that bring their own encoding:
 /// `static void encode(Writer&, const T&)` and `static T decode(Reader&)`.
@@ -118,6 +120,10 @@ template <class... T>
 inline constexpr bool kIsTuple<std::tuple<T...>> = true;
 template <class A, class B>
 inline constexpr bool kIsTuple<std::pair<A, B>> = true;
+template <class T>
+inline constexpr bool kIsPartial = false;
+template <class F, class... A>
+inline constexpr bool kIsPartial<Partial<F, A...>> = true;
 template <class T>
 inline constexpr bool kIsList = false;
 template <class T>
@@ -218,7 +224,7 @@ inline constexpr bool kTravelsAsBytes =
 template <class T>
 inline constexpr bool kOpaqueCallable =
     has_call_operator<T>() && !std::is_aggregate_v<T> && std::is_copy_constructible_v<T> &&
-    !TypeErased<T> && !std::is_polymorphic_v<T>;
+    !TypeErased<T> && !std::is_polymorphic_v<T> && !kIsPartial<T>;
 
 template <class T>
 inline constexpr bool kFieldwise = [] {
@@ -227,7 +233,7 @@ inline constexpr bool kFieldwise = [] {
   } else if constexpr (HasBase<T>) {
     return false;
   } else {
-    return kFieldCount<T> <= kMaxFields;
+    return kFieldCount<T> != 0 && kFieldCount<T> <= kMaxFields;
   }
 }();
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <millrace/wire/codecs.hpp>
+#include <millrace/wire/padding.hpp>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -15,9 +16,21 @@ namespace millrace::wire {
 /// Throws TypeError when a word of `callable` is an address of this process's private memory.
 template <class F>
 void check_words(const F& callable) {
-  if constexpr (sizeof(F) >= sizeof(void*)) {
-    constexpr std::string_view name = type_name<F>();
-    runtime::check_captures(std::addressof(callable), sizeof(F), name.data(), name.size());
+  constexpr std::string_view name = type_name<F>();
+  runtime::check_captures(std::addressof(callable), sizeof(F), name.data(), name.size());
+}
+
+/// Appends the bytes of a trivially copyable callable, checked if it can hold an address.
+template <class F>
+void put_checked_bytes(Writer& out, const F& callable) {
+  if constexpr (HoldsNoAddress<F> || sizeof(F) < sizeof(void*)) {
+    out.put(callable);
+  } else {
+    F copy(callable);
+    // Between the members lies whatever the stack held before: addresses too.
+    clear_padding(copy);
+    check_words(copy);
+    out.put(copy);
   }
 }
 
@@ -26,6 +39,7 @@ template <class F>
 F* copy_to_block(const F& callable) {
   static_assert(alignof(F) <= 64, "millrace: callables are aligned to 64 bytes at most");
   void* const block = runtime::arena_allocate(sizeof(F));
+  std::memset(block, 0, sizeof(F));  // what lies between the members is checked as well
   F* copy = nullptr;
   try {
     copy = ::new (block) F(callable);
@@ -51,8 +65,7 @@ struct Codec<T, Kind::opaque> {
 
   static void encode(Writer& out, const T& value) {
     if constexpr (kBytes) {
-      if constexpr (!std::is_empty_v<T>) check_words(value);
-      out.put(value);
+      put_checked_bytes(out, value);
     } else {
       T* const copy = copy_to_block(value);
       const std::size_t offset = out.size();
