@@ -1,0 +1,341 @@
+// The bodies of Pool's templates: each turns one call into one job. Included by pool.hpp.
+#pragma once
+
+#include <algorithm>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <ranges>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <millrace/pool.hpp>
+
+namespace millrace {
+namespace runtime {
+
+template <class Caller, class F, class V>
+consteval void check_map() {
+  (void)wire::check_sendable<F>();
+  (void)wire::check_serializable<V>();
+  if constexpr (std::same_as<Caller, CallItem>) {
+    static_assert(wire::CallableWith<F, V>,
+                  "millrace: the function of a map cannot be called with an item of the range");
+  }
+}
+
+/// The items of a call as something random-access that a job can read: a pointer to the caller's
+/// range while the caller is blocked (Keep = false), else a container of its own.
+template <class V, bool Keep, class R>
+auto items_of(R&& items) {
+  using Range = std::remove_cvref_t<R>;
+  constexpr bool indexed = std::ranges::random_access_range<Range> &&
+                           std::ranges::sized_range<Range> &&
+                           std::ranges::random_access_range<std::remove_reference_t<R>&>;
+  if constexpr (indexed && !Keep) {
+    return &items;
+  } else if constexpr (std::same_as<Range, std::vector<V>> && std::is_rvalue_reference_v<R&&>) {
+    return std::vector<V>(std::move(items));
+  } else {
+    std::vector<V> kept;
+    if constexpr (std::ranges::sized_range<std::remove_reference_t<R>&>) {
+      kept.reserve(static_cast<std::size_t>(std::ranges::size(items)));
+    }
+    for (auto&& item : items) kept.emplace_back(std::forward<decltype(item)>(item));
+    return kept;
+  }
+}
+
+/// Bulk: bytes in, bytes out, no encoding.
+template <class R, class V>
+concept BulkInput =
+    std::ranges::contiguous_range<R> && std::ranges::sized_range<R> &&
+    std::same_as<std::ranges::range_value_t<R>, V> && std::is_trivially_copyable_v<V> &&
+    std::is_default_constructible_v<V> && !wire::is_handle<V>::value;
+template <class R>
+concept BulkResult = std::is_trivially_copyable_v<R> && !std::is_pointer_v<R> &&
+                     !std::is_function_v<std::remove_pointer_t<R>> && !wire::is_handle<R>::value;
+
+template <class Caller, class F, class V>
+struct ResultFor : ResultOf<F, V> {};
+template <class F, class V>
+struct ResultFor<CallUnpacked, F, V> : UnpackedResultOf<F, V> {};
+
+template <class Caller, class F, class V>
+using Result = std::decay_t<typename ResultFor<Caller, F, V>::type>;
+
+}  // namespace runtime
+
+template <class Entry, class Options>
+runtime::JobSettings Pool::map_settings(const Options& options, std::uint64_t size,
+                                        std::uint64_t& chunk) {
+  core().check_running();
+  const auto workers = static_cast<unsigned>(core().workers());
+  chunk = runtime::chunk_of(options.chunksize, size, core().workers(),
+                            runtime::default_chunk(size, core().workers()));
+  runtime::JobSettings made = settings(options, runtime::entry_id<Entry>());
+  made.total = size;
+  made.chunk = options.chunksize.guided() ? std::uint64_t{1} << 63 | workers : chunk;
+  made.signature = wire::type_hash<Entry>();
+  return made;
+}
+
+template <class R, class Options, class F, class... A>
+auto Pool::start_apply(const Options& options, bool asynchronous, F&& f, A&&... arguments) {
+  using Fn = std::decay_t<F>;
+  (void)wire::check_sendable<Fn>();
+  (void)(wire::check_serializable<wire::travel_t<A>>() && ... && true);
+  runtime::JobSettings made{.entry = runtime::entry_id<runtime::ApplyEntry<Fn, wire::travel_t<A>...>>(),
+                            .timeout = options.timeout,
+                            .retries = options.retries,
+                            .priority = options.priority,
+                            .node = options.node,
+                            .asynchronous = asynchronous,
+                            .total = 1};
+  core().check_running();
+  auto job = std::make_shared<runtime::ApplyJob<R, Fn, wire::travel_t<A>...>>(
+      std::move(made), std::forward<F>(f), wire::travel_t<A>(std::forward<A>(arguments))...);
+  return job;
+}
+
+template <class F, class... A>
+auto Pool::do_apply(const TaskOptions& options, F&& f, A&&... arguments) {
+  static_assert(wire::CallableWith<std::decay_t<F>, wire::travel_t<A>...>,
+                "millrace: the function cannot be called with the arguments given to apply");
+  using R = wire::invoke_result_t<std::decay_t<F>, wire::travel_t<A>...>;
+  auto job = start_apply<std::decay_t<R>>(options, false, std::forward<F>(f),
+                                          std::forward<A>(arguments)...);
+  core().submit(job, {});
+  if constexpr (std::is_void_v<R>) {
+    (void)wait_for(job);
+  } else {
+    return wait_for(job);
+  }
+}
+
+template <class R, class F, class... A>
+auto Pool::do_apply_async(const ApplyOptions<R>& options, F&& f, A&&... arguments) {
+  auto job = start_apply<std::decay_t<R>>(options, true, std::forward<F>(f),
+                                          std::forward<A>(arguments)...);
+  job->callback = options.callback;
+  job->error_callback = options.error_callback;
+  core().submit(job, {});
+  return AsyncResult<std::decay_t<R>>(core_, std::move(job));
+}
+
+template <class Caller, class F, class R>
+auto Pool::do_map(F f, R&& items, const MapOptions& options) {
+  using V = runtime::ItemOf<R>;
+  using Range = std::remove_reference_t<R>;
+  runtime::check_map<Caller, F, V>();
+  using Item = runtime::Result<Caller, F, V>;
+  std::uint64_t chunk = 1;
+  if constexpr (runtime::BulkInput<Range, V> && runtime::BulkResult<runtime::Valued<Item>>) {
+    const auto size = static_cast<std::uint64_t>(std::ranges::size(items));
+    const V* data = std::ranges::data(items);
+    auto made = map_settings<runtime::BulkEntry<Caller, F, V>>(options, size, chunk);
+    if (runtime::in_arena(data, size * sizeof(V))) {
+      made.entry = runtime::entry_id<runtime::BulkInPlaceEntry<Caller, F, V>>();
+    }
+    auto job = std::make_shared<runtime::BulkMapJob<V, Item, int>>(
+        std::move(made), data, size,
+        runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
+    submit(job, f);
+    return finish<Item>(job);
+  } else {
+    auto source = runtime::items_of<V, false>(std::forward<R>(items));
+    using Source = runtime::ItemSource<decltype(source), V>;
+    const std::uint64_t size = Source::size_of(source);
+    auto made = map_settings<runtime::MapEntry<Caller, F, V>>(options, size, chunk);
+    auto job = std::make_shared<runtime::MapJob<decltype(source), V, Item>>(
+        std::move(made), std::move(source),
+        runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
+    submit(job, f);
+    return finish<Item>(job);
+  }
+}
+
+template <class Caller, class F, class R>
+auto Pool::do_collect(F f, R&& items, const CollectOptions& options) {
+  using V = runtime::ItemOf<R>;
+  runtime::check_map<Caller, F, V>();
+  using Item = runtime::Valued<runtime::Result<Caller, F, V>>;
+  auto source = runtime::items_of<V, false>(std::forward<R>(items));
+  using Source = runtime::ItemSource<decltype(source), V>;
+  std::uint64_t chunk = 1;
+  auto made = map_settings<runtime::OutcomeEntry<Caller, F, V>>(options, Source::size_of(source),
+                                                                chunk);
+  auto job = std::make_shared<runtime::CollectJob<decltype(source), V, Item>>(
+      std::move(made), std::move(source),
+      runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
+  submit(job, f);
+  return wait_for(job);
+}
+
+template <class Caller, class F, class R, class Options>
+auto Pool::do_map_async(F f, R&& items, const Options& options) {
+  using V = runtime::ItemOf<R>;
+  runtime::check_map<Caller, F, V>();
+  using Item = runtime::Result<Caller, F, V>;
+  core().check_running();
+  auto source = runtime::items_of<V, true>(std::forward<R>(items));
+  std::uint64_t chunk = 1;
+  auto made = map_settings<runtime::MapEntry<Caller, F, V>>(options, source.size(), chunk);
+  made.asynchronous = true;
+  auto job = std::make_shared<runtime::MapJob<std::vector<V>, V, Item>>(
+      std::move(made), std::move(source),
+      runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
+  job->callback = options.callback;
+  job->error_callback = options.error_callback;
+  submit(job, f);
+  return AsyncResult<runtime::MapResult<Item>>(core_, std::move(job));
+}
+
+template <class Caller, class F, class R, class Options>
+auto Pool::do_collect_async(F f, R&& items, const Options& options) {
+  using V = runtime::ItemOf<R>;
+  runtime::check_map<Caller, F, V>();
+  using Item = runtime::Valued<runtime::Result<Caller, F, V>>;
+  core().check_running();
+  auto source = runtime::items_of<V, true>(std::forward<R>(items));
+  std::uint64_t chunk = 1;
+  auto made = map_settings<runtime::OutcomeEntry<Caller, F, V>>(options, source.size(), chunk);
+  made.asynchronous = true;
+  auto job = std::make_shared<runtime::CollectJob<std::vector<V>, V, Item>>(
+      std::move(made), std::move(source),
+      runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
+  job->callback = options.callback;
+  job->error_callback = options.error_callback;
+  submit(job, f);
+  return AsyncResult<std::vector<Outcome<Item>>>(core_, std::move(job));
+}
+
+template <bool Collect, class F, class R, class Options>
+auto Pool::do_imap(F f, R&& items, const Options& options, bool ordered) {
+  using V = runtime::ItemOf<R>;
+  runtime::check_map<runtime::CallItem, F, V>();
+  using Item = runtime::Result<runtime::CallItem, F, V>;
+  core().check_running();
+  // An rvalue range is kept, an lvalue one referred to.
+  using Source = std::conditional_t<std::is_lvalue_reference_v<R>, std::remove_reference_t<R>*,
+                                    std::remove_cvref_t<R>>;
+  auto made = settings(options, runtime::entry_id<runtime::OutcomeEntry<runtime::CallItem, F, V>>());
+  made.caller_feeds = true;
+  const std::uint64_t chunk = runtime::chunk_of(options.chunksize, 0, core().workers(), 1);
+  made.chunk = chunk;
+  made.signature = wire::type_hash<runtime::OutcomeEntry<runtime::CallItem, F, V>>();
+  const std::uint64_t window =
+      options.window != 0 ? std::max<std::uint64_t>(options.window, chunk)
+                          : 16 * static_cast<std::uint64_t>(core().workers()) * chunk;
+  auto make_job = [&](Source source) {
+    return std::make_shared<runtime::ImapJob<Source, V, runtime::Valued<Item>>>(
+        std::move(made), std::move(source), chunk, window, ordered);
+  };
+  auto job = [&] {
+    if constexpr (std::is_lvalue_reference_v<R>) {
+      return make_job(&items);
+    } else {
+      return make_job(std::forward<R>(items));
+    }
+  }();
+  submit(job, f);
+  return ImapIterator<Item, Collect>(core_, std::move(job));
+}
+
+template <class F, class In, class Out>
+void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
+  static_assert(std::ranges::contiguous_range<In> && std::ranges::sized_range<In> &&
+                    std::ranges::contiguous_range<Out> && std::ranges::sized_range<Out>,
+                "millrace: map_into needs contiguous ranges (a vector, an array, a span, a "
+                "shared_array)");
+  using V = std::ranges::range_value_t<In>;
+  using R = std::ranges::range_value_t<Out>;
+  runtime::check_map<runtime::CallItem, F, V>();
+  static_assert(std::is_convertible_v<wire::invoke_result_t<F, V>, R>,
+                "millrace: the function's result does not convert to the output's element type");
+  const auto size = static_cast<std::uint64_t>(std::ranges::size(in));
+  if (size != std::ranges::size(out)) {
+    throw ValueError("map_into: the input has " + std::to_string(size) +
+                     " items and the output " + std::to_string(std::ranges::size(out)) +
+                     "; they must be of one size");
+  }
+  core().check_running();
+  if constexpr (std::is_trivially_copyable_v<V> && std::is_trivially_copyable_v<R> &&
+                std::is_default_constructible_v<V> && !wire::is_handle<V>::value &&
+                !wire::is_handle<R>::value) {
+    const bool shared = runtime::in_arena(std::ranges::data(in), size * sizeof(V)) &&
+                        runtime::in_arena(std::ranges::data(out), size * sizeof(R));
+    if (shared || core().reaches_private_memory()) {
+      const runtime::IntoPlace place{reinterpret_cast<std::uint64_t>(std::ranges::data(in)),
+                                     reinterpret_cast<std::uint64_t>(std::ranges::data(out))};
+      run_range(f, shared ? runtime::entry_id<runtime::MapIntoEntry<F, V, R>>()
+                          : runtime::entry_id<runtime::MapIntoPrivateEntry<F, V, R>>(),
+                {.first = 0, .last = size}, options,
+                std::span(reinterpret_cast<const std::byte*>(&place), sizeof place));
+      return;
+    }
+  }
+  auto results = map(std::move(f), std::forward<In>(in), options);
+  std::ranges::move(results, std::ranges::begin(out));
+}
+
+template <class F>
+void Pool::parallel_for(std::uint64_t first, std::uint64_t last, F f, const MapOptions& options) {
+  static_assert(std::is_invocable_v<F&, std::size_t> ||
+                    std::is_invocable_v<F&, std::size_t, std::size_t>,
+                "millrace: parallel_for calls f(i), or f(first, last) once per chunk");
+  (void)wire::check_sendable<F>();
+  run_range(f, runtime::entry_id<runtime::ParallelForEntry<F>>(), {.first = first, .last = last},
+            options, {});
+}
+
+template <class F>
+void Pool::run_range(const F& f, runtime::FunctionId entry, runtime::RangeCall call,
+                     const MapOptions& options, std::span<const std::byte> prefix) {
+  const std::uint64_t size = call.last > call.first ? call.last - call.first : 0;
+  core().check_running();
+  const auto workers = static_cast<std::uint64_t>(core().workers());
+  call.chunk = runtime::chunk_of(options.chunksize, size, core().workers(),
+                                 std::max<std::uint64_t>(1, (size + 32 * workers - 1) /
+                                                                (32 * workers)));
+  if (size == 0) return;
+  runtime::JobContext<F> context(prefix, f);
+  call.entry = entry;
+  call.context = context.bytes();
+  call.timeout = options.timeout;
+  call.retries = options.retries;
+  call.priority = options.priority;
+  call.progress = options.progress;
+  core().run_range(call);
+}
+
+template <class F, class Combine, class T, class R>
+T Pool::reduce(F f, Combine combine, T init, R&& items, const MapOptions& options) {
+  using V = runtime::ItemOf<R>;
+  using Range = std::remove_reference_t<R>;
+  runtime::check_map<runtime::CallItem, F, V>();
+  (void)wire::check_sendable<Combine>();
+  (void)wire::check_serializable<T>();
+  static_assert(std::is_convertible_v<std::invoke_result_t<Combine&, T, T>, T>,
+                "millrace: combine takes two partial results and gives one of the same type");
+  using Entry = runtime::ReduceEntry<F, Combine, V, T>;
+  auto source = runtime::items_of<V, false>(std::forward<R>(items));
+  using Source = runtime::ItemSource<decltype(source), V>;
+  const std::uint64_t size = Source::size_of(source);
+  std::uint64_t chunk = 1;
+  auto made = map_settings<Entry>(options, size, chunk);
+  auto job = std::make_shared<runtime::ReduceJob<decltype(source), V, T>>(std::move(made),
+                                                                          source, chunk);
+  if constexpr (runtime::BulkInput<Range, V>) {
+    job->contiguous(std::ranges::data(items), sizeof(V));
+  }
+  auto context = std::make_shared<runtime::JobContext<F, Combine>>(f, combine);
+  job->keep_alive(context);
+  core().submit(job, context->bytes());
+  for (std::optional<T>& part : wait_for(job)) init = combine(std::move(init), *std::move(part));
+  return init;
+}
+
+}  // namespace millrace

@@ -1,0 +1,166 @@
+// Taking replies back, and ending jobs.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include <millrace/errors.hpp>
+
+#include "runtime/exceptions.hpp"
+#include "runtime/joblog.hpp"
+#include "runtime/pool_range.hpp"
+#include "runtime/process_pool.hpp"
+
+namespace millrace::runtime {
+
+// One round of everything that can be done without waiting. True if anything was done.
+bool ProcessPool::pump(Lock& lock) {
+  bool any = collect();
+  any |= handle_deaths();
+  any |= handle_deadlines();
+  if (!jobs_.empty()) any |= feed(lock);
+  if (!completed_.empty()) complete_jobs(lock);
+  return any;
+}
+
+bool ProcessPool::collect() {
+  bool any = false;
+  for (const auto& lane : lanes_) any |= collect(*lane);
+  return any;
+}
+
+bool ProcessPool::collect(Lane& lane) {
+  std::size_t settled = 0;
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < lane.out.size(); ++i) {
+    const std::uint16_t index = lane.out[i];
+    TaskRing::Slot& slot = lane.ring->at(index);
+    const std::uint64_t state = TaskRing::look(slot);
+    const shm::TaskTag tag = shm::TaskState::tag(state);
+    if (tag == shm::TaskTag::done || tag == shm::TaskTag::failed) {
+      settle(lane, lane.tickets[index], slot, state);
+      ++settled;
+      continue;
+    }
+    if (tag == shm::TaskTag::ready && i >= kept + 8) {
+      // Tasks are taken in order: nothing behind one that was not taken can be done.
+      for (; i < lane.out.size(); ++i) lane.out[kept++] = lane.out[i];
+      break;
+    }
+    lane.out[kept++] = index;
+  }
+  lane.out.resize(kept);
+  if (settled == 0) return false;
+  // The more tasks are settled in a microsecond, the deeper the queue: about a millisecond of work,
+  // so that a parent that sleeps can be woken in time and a later job still gets its turn soon.
+  const auto now = Clock::now();
+  if (lane.last_settled != Clock::time_point{}) {
+    const double us = std::chrono::duration<double, std::micro>(now - lane.last_settled).count();
+    const double rate = static_cast<double>(settled) / std::max(us, 0.05);
+    lane.rate = lane.rate == 0 ? rate : 0.75 * lane.rate + 0.25 * rate;
+    const auto wanted = static_cast<std::size_t>(std::min(lane.rate * 1000.0, 1e6));
+    lane.depth = std::clamp(wanted, std::max<std::size_t>(8, 2 * static_cast<std::size_t>(lane.workers)),
+                            kTaskSlots - 8);
+  }
+  lane.last_settled = now;
+  return true;
+}
+
+// A worker has replied.
+void ProcessPool::settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::uint64_t state) {
+  const JobPtr job = std::move(ticket.job);
+  const std::byte* data = slot.bytes;
+  std::size_t size = slot.size & kSizeMask;
+  std::byte* block = nullptr;
+  if ((slot.size & kFar) != 0) {
+    Far far;
+    std::memcpy(&far, slot.bytes, sizeof far);
+    data = far.data;
+    size = far.size;
+    const auto own = ticket.writer.block();
+    const bool inside = own.data != nullptr && far.data >= own.data &&
+                        far.data < own.data + own.capacity;
+    if (!inside) block = far.data;
+  }
+  wire::Reader reply(data, size);
+  try {
+    if (shm::TaskState::tag(state) == shm::TaskTag::done) {
+      if (job->log_) job->log_->append(ticket.piece, data, size);
+      job->deliver(ticket.piece, reply, {shm::ProcessTable::instance().pid(shm::TaskState::owner(state))});
+    } else {
+      job->fail(ticket.piece, decode_exception(reply));
+    }
+  } catch (...) {
+    job->fail(ticket.piece, std::current_exception());  // a result that cannot be rebuilt
+  }
+  if (block != nullptr) shm::Arena::instance().deallocate(block);
+  const Piece piece = ticket.piece;
+  release(lane, ticket, slot);
+  --job->outstanding_;
+  piece_ended(job, piece);
+}
+
+void ProcessPool::release(Lane&, Ticket& ticket, TaskRing::Slot& slot) {
+  ticket.out = false;
+  if (const auto block = ticket.writer.block(); block.data != nullptr) bytes_out_ -= block.capacity;
+  if (ticket.quarantined == 0) {
+    ticket.writer.drop();
+    TaskRing::retire(slot);
+  }
+}
+
+void ProcessPool::piece_ended(const JobPtr& job, const Piece& piece) {
+  job->items_done_ += piece.count;
+  if (job->exhausted_ && job->outstanding_ == 0 && !job->completing_) {
+    job->completing_ = true;
+    completed_.push_back(job);  // it leaves jobs_ in complete_jobs(): callers walk over that list
+  }
+}
+
+// Runs what is to run when a job has ended, without the lock, then lets its waiters go.
+void ProcessPool::complete_jobs(Lock& lock) {
+  while (!completed_.empty()) {
+    const JobPtr job = std::move(completed_.back());
+    completed_.pop_back();
+    std::erase(jobs_, job);
+    lock.unlock();
+    if (job->settings_.progress) {
+      try {
+        job->settings_.progress({job->items_done_, job->settings_.total,
+                                 Clock::now() - job->started_});
+      } catch (...) {
+        log_callback_failure("progress");
+      }
+    }
+    job->finished();
+    lock.lock();
+    job->done_ = true;
+    job->log_.reset();
+    if (job->context_block_ != nullptr) shm::Arena::instance().deallocate(job->context_block_);
+    job->context_block_ = nullptr;
+    if (job->settings_.asynchronous) --asynchronous_;
+    if (sleepers_ != 0) changed_.notify_all();
+  }
+  begin_leaving(lock);
+}
+
+void ProcessPool::report_progress(Lock& lock) {
+  const auto now = Clock::now();
+  std::vector<std::pair<JobPtr, Progress>> due;
+  for (const JobPtr& job : jobs_) {
+    if (!job->settings_.progress || now - job->last_progress_ < std::chrono::milliseconds(100)) continue;
+    job->last_progress_ = now;
+    due.push_back({job, {job->items_done_, job->settings_.total, now - job->started_}});
+  }
+  if (due.empty()) return;
+  lock.unlock();
+  for (const auto& [job, progress] : due) {
+    try {
+      job->settings_.progress(progress);
+    } catch (...) {
+      log_callback_failure("progress");
+    }
+  }
+  lock.lock();
+}
+
+}  // namespace millrace::runtime

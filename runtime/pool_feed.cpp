@@ -1,0 +1,208 @@
+// Handing pieces of jobs to workers.
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <utility>
+
+#include <millrace/errors.hpp>
+
+#include "runtime/joblog.hpp"
+#include "runtime/process_pool.hpp"
+
+namespace millrace::runtime {
+namespace {
+
+constexpr std::size_t kMaxBytesOut = std::size_t{16} << 20;
+
+}  // namespace
+
+void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
+  check_owner();
+  Lock lock(mutex_);
+  if (state_ != State::run) throw ValueError("Pool not running");
+  if (broken_) std::rethrow_exception(broken_);
+  job->id_ = next_job_id_++;
+  job->owner_ = std::this_thread::get_id();
+  job->started_ = job->settings_.progress ? Clock::now() : Clock::time_point{};
+  if (!job->settings_.joblog.empty()) job->log_ = Joblog::open(*job);
+  if (!context.empty()) {
+    job->context_block_ =
+        static_cast<std::byte*>(shm::Arena::instance().allocate(sizeof(ContextHeader) + context.size()));
+    auto* header = new (job->context_block_) ContextHeader{job->id_, context.size(), 0};
+    std::memcpy(header->data(), context.data(), context.size());
+  }
+  if (job->settings_.asynchronous) ++asynchronous_;
+  const auto behind = std::ranges::find_if(jobs_, [&job](const JobPtr& other) {
+    return other->settings_.priority < job->settings_.priority;
+  });
+  jobs_.insert(behind, std::move(job));
+  feed(lock);
+  if (!completed_.empty()) complete_jobs(lock);
+  if (asynchronous_ != 0) start_collector();
+}
+
+bool ProcessPool::may_feed(const Job& job) const {
+  return !job.exhausted_ && !job.abandoned_ && !job.window_full() &&
+         (!job.settings_.caller_feeds || job.owner_ == std::this_thread::get_id());
+}
+
+// Gives out pieces while there is room: the highest priority first, equals in turn, so that a long
+// job does not starve a later one.
+bool ProcessPool::feed(Lock&) {
+  bool any = false;
+  std::size_t tasks = 0;
+  for (auto group = jobs_.begin(); group != jobs_.end();) {
+    const int priority = (*group)->settings_.priority;
+    bool fed = false;
+    auto it = group;
+    while (it != jobs_.end() && (*it)->settings_.priority == priority) {
+      const JobPtr job = *it;
+      Lane* lane = may_feed(*job) ? lane_for(*job) : nullptr;
+      if (lane != nullptr && feed_one(job, *lane)) {
+        fed = any = true;
+        ++tasks;
+      }
+      ++it;
+    }
+    if (!fed) group = it;  // nothing of this priority can be fed: on to the next
+  }
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    Lane& lane = *lanes_[i];
+    // relaxed: advice to workers when to wake the parent for more.
+    const std::uint64_t half = lane.next - std::min<std::uint64_t>(lane.next, lane.out.size() / 2);
+    shared_->low_water[i].store(tasks != 0 ? half : UINT64_MAX, std::memory_order_relaxed);
+  }
+  if (tasks != 0) wake_for(tasks);
+  return any;
+}
+
+ProcessPool::Lane* ProcessPool::lane_for(const Job& job) {
+  if (bytes_out_ > kMaxBytesOut) {
+    std::size_t out = 0;
+    for (const auto& lane : lanes_) out += lane->out.size();
+    if (out > plan_.workers.size()) return nullptr;
+  }
+  Lane* best = nullptr;
+  double best_load = 0;
+  for (const auto& lane : lanes_) {
+    if (lane->out.size() >= lane->depth) continue;
+    if (job.settings_.node >= 0 && lane->node == job.settings_.node) return lane.get();
+    const double load = static_cast<double>(lane->out.size()) / std::max(1, lane->workers);
+    if (best == nullptr || load < best_load) {
+      best = lane.get();
+      best_load = load;
+    }
+  }
+  return best;
+}
+
+std::optional<std::uint16_t> ProcessPool::free_slot(Lane& lane) {
+  for (std::size_t step = 0; step < kTaskSlots; ++step, ++lane.next) {
+    Ticket& ticket = lane.tickets[lane.next % kTaskSlots];
+    if (ticket.out) continue;
+    if (ticket.quarantined != 0) {
+      if (!shm::ProcessTable::instance().is_dead(ticket.quarantined)) continue;
+      ticket.quarantined = 0;
+      ticket.writer.drop();
+    }
+    return static_cast<std::uint16_t>(lane.next % kTaskSlots);
+  }
+  return std::nullopt;
+}
+
+bool ProcessPool::feed_one(const JobPtr& job, Lane& lane) {
+  const auto index = free_slot(lane);
+  if (!index) return false;
+  Ticket& ticket = lane.tickets[*index];
+  TaskRing::Slot& slot = lane.ring->at(*index);
+  Piece piece;
+  try {
+    if (job->log_ && job->log_->knows_next()) {
+      piece = job->skip();
+      if (piece.count != 0) job->log_->replay(*job, piece);
+      if (piece.count == 0) job->exhausted_ = true;
+      piece_ended(job, piece);
+      return piece.count != 0;
+    }
+    ticket.writer.begin(slot.bytes, sizeof slot.bytes, lane.cache);
+    piece = job->feed(ticket.writer);
+    if (piece.count != 0) {
+      const std::size_t reply = job->reply_bytes(piece);
+      if (reply > sizeof slot.bytes) ticket.writer.make_room(reply);
+    }
+  } catch (...) {
+    ticket.writer.drop();
+    fail_feeding(job, std::current_exception());
+    return false;
+  }
+  if (piece.count == 0) {
+    ticket.writer.drop();
+    job->exhausted_ = true;
+    piece_ended(job, {});
+    return false;
+  }
+  if (job->log_) job->log_->fed(piece);
+  ticket.job = job;
+  ticket.piece = piece;
+  ticket.attempts = 0;
+  ++job->outstanding_;
+  std::uint32_t size = static_cast<std::uint32_t>(ticket.writer.size());
+  if (const auto block = ticket.writer.block(); block.data != nullptr) {
+    const Far far{block.data, ticket.writer.size(), block.capacity};
+    std::memcpy(slot.bytes, &far, sizeof far);
+    size = kFar;
+    bytes_out_ += block.capacity;
+  }
+  if (piece.starts_chunk) size |= kWhole;
+  if (!job->settings_.timeout.infinite()) size |= kTimed;
+  slot.function = job->settings_.entry;
+  slot.context = reinterpret_cast<std::uint64_t>(job->context_block_);
+  if (job->settings_.retries != 0) std::memcpy(ticket.kept, slot.bytes, sizeof ticket.kept);
+  publish(lane, *index, size);
+  return true;
+}
+
+void ProcessPool::publish(Lane& lane, std::uint16_t index, std::uint32_t size) {
+  Ticket& ticket = lane.tickets[index];
+  lane.ring->at(index).size = size;
+  ticket.out = true;
+  if (lane.out.empty()) lane.last_settled = {};
+  lane.out.push_back(index);
+  lane.ring->publish(lane.next++);
+}
+
+void ProcessPool::fail_feeding(const JobPtr& job, const std::exception_ptr& error) {
+  job->exhausted_ = true;
+  job->fail_source(error);
+  piece_ended(job, {});
+}
+
+// As few wake-ups as there is work: each costs the waker some ten microseconds, and a woken worker
+// wakes the next if it finds more than it can do.
+void ProcessPool::wake_for(std::size_t tasks) {
+  const int cpu = ::sched_getcpu();
+  // relaxed: advice for spinning workers.
+  if (shared_->parent_cpu.load(std::memory_order_relaxed) != cpu) {
+    shared_->parent_cpu.store(cpu, std::memory_order_relaxed);
+  }
+  int idle = 0;
+  for (int word = 0; word * 64 < shared_->workers; ++word) {
+    // WAKE worker: seq_cst: ordered after the publication of the tasks.
+    idle += std::popcount(shared_->idle[word].load(std::memory_order_seq_cst));
+  }
+  if (idle == 0) return;
+  // Workers that spin take a task each by themselves.
+  std::size_t waiting = 0;
+  for (int i = 0; i < shared_->workers; ++i) {
+    const WorkerSlot& slot = shared_->slots[i];
+    const bool asleep = (shared_->idle[i / 64].load(std::memory_order_relaxed) >> (i % 64) & 1) != 0;
+    if (!asleep && slot.phase.load(std::memory_order_relaxed) == WorkerPhase::idle) ++waiting;
+  }
+  for (int woken = 0; woken < 2 && waiting + static_cast<std::size_t>(woken) < tasks; ++woken) {
+    if (!wake_one_worker(*shared_)) return;
+  }
+}
+
+}  // namespace millrace::runtime

@@ -1,0 +1,195 @@
+// Range jobs: the parent publishes a record, workers pull chunks, nothing is copied.
+#include "runtime/pool_range.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include <millrace/errors.hpp>
+
+#include "runtime/exceptions.hpp"
+#include "shm/arena.hpp"
+
+namespace millrace::runtime {
+namespace {
+
+constexpr std::uint64_t kWave = std::uint64_t{1} << 20;  // chunks whose words are there at one time
+
+}  // namespace
+
+ProcessPool::Range::~Range() {
+  if (memory != nullptr) shm::Arena::instance().deallocate(memory);
+  if (context != nullptr) shm::Arena::instance().deallocate(context);
+}
+
+// A record that is free, with room for `chunks`; waits while all are busy.
+ProcessPool::Range* ProcessPool::take_record(Lock& lock, std::uint64_t chunks) {
+  for (;;) {
+    if (state_ != State::run) throw ValueError("Pool not running");
+    Range* found = nullptr;
+    for (const auto& range : ranges_) {
+      if (!range->busy && (found == nullptr || range->capacity >= chunks)) found = range.get();
+    }
+    if (found == nullptr && ranges_.size() < kRangeRecords) {
+      ranges_.push_back(std::make_unique<Range>(static_cast<int>(ranges_.size())));
+      found = ranges_.back().get();
+    }
+    if (found == nullptr) {
+      ++sleepers_;
+      changed_.wait(lock);
+      --sleepers_;
+      continue;
+    }
+    if (found->capacity < chunks) {
+      // Nobody is inside: every worker that entered has seen the job end, or is dead.
+      for (std::int32_t i = 0; i < shared_->workers; ++i) {
+        const WorkerSlot& slot = shared_->slots[i];
+        while (slot.range_entered.load(std::memory_order_acquire) ==  // LEAVE record
+                   static_cast<std::uint32_t>(found->index) + 1 &&
+               slot.id.load(std::memory_order_relaxed) != 0) {
+          std::this_thread::yield();
+        }
+      }
+      const std::uint64_t capacity = std::max<std::uint64_t>(1024, std::bit_ceil(chunks));
+      const std::size_t bytes = sched::RangeJob::bytes_for(
+          {capacity, static_cast<int>(lanes_.size()), shared_->workers});
+      auto* memory = static_cast<std::byte*>(shm::Arena::instance().allocate(bytes));
+      if (found->memory != nullptr) shm::Arena::instance().deallocate(found->memory);
+      found->memory = memory;
+      found->job = sched::RangeJob::create(
+          memory, {capacity, static_cast<int>(lanes_.size()), shared_->workers});
+      found->capacity = capacity;
+      shared_->records[found->index].job = found->job;
+    }
+    found->busy = true;
+    return found;
+  }
+}
+
+void ProcessPool::start_wave(Range& range, std::uint64_t first_chunk, std::uint64_t chunks) {
+  RangeRecord& record = shared_->records[range.index];
+  range.wave_first = range.call.first + first_chunk * range.call.chunk;
+  const std::uint64_t words[] = {range.call.entry, reinterpret_cast<std::uint64_t>(range.context),
+                                 range.wave_first, range.call.last, range.call.chunk};
+  record.failure.store(0, std::memory_order_relaxed);
+  range.generation = range.generation == UINT32_MAX ? 1 : range.generation + 1;
+  range.job->start(range.generation, chunks, seat_shares_, words);
+  record.generation.store(range.generation, std::memory_order_seq_cst);  // ENTER record
+  // PUBLISH ranges: seq_cst: ordered before the look at sleeping workers.
+  shared_->range_mask.fetch_or(1U << range.index, std::memory_order_seq_cst);
+  wake_for(std::min<std::uint64_t>(chunks, plan_.workers.size()));
+}
+
+void ProcessPool::finish_wave(Range& range) {
+  RangeRecord& record = shared_->records[range.index];
+  // PUBLISH ranges: workers look no more; seq_cst pairs with ENTER record.
+  shared_->range_mask.fetch_and(~(1U << range.index), std::memory_order_seq_cst);
+  record.generation.store(0, std::memory_order_seq_cst);  // ENTER record
+  auto* failure = reinterpret_cast<RangeFailure*>(
+      record.failure.exchange(0, std::memory_order_acquire));  // FAIL range
+  if (failure == nullptr) return;
+  if (!range.failure) {
+    wire::Reader reader(failure + 1, failure->size);
+    range.failure = decode_exception(reader);
+  }
+  shm::Arena::instance().deallocate(failure);
+}
+
+void ProcessPool::run_range(const RangeCall& call) {
+  check_owner();
+  Lock lock(mutex_);
+  if (state_ != State::run) throw ValueError("Pool not running");
+  if (broken_) std::rethrow_exception(broken_);
+  const std::uint64_t chunks = (call.last - call.first + call.chunk - 1) / call.chunk;
+  Range& range = *take_record(lock, std::min(chunks, kWave));
+  range.call = call;
+  range.failure = nullptr;
+  const std::size_t bytes = sizeof(ContextHeader) + call.context.size();
+  if (bytes > range.context_bytes) {
+    auto* block = static_cast<std::byte*>(shm::Arena::instance().allocate(bytes));
+    if (range.context != nullptr) shm::Arena::instance().deallocate(range.context);
+    range.context = block;
+    range.context_bytes = bytes;
+  }
+  auto* header = new (range.context)
+      ContextHeader{next_job_id_++, call.context.size(), call.timeout.infinite() ? 0U : 1U};
+  std::memcpy(header->data(), call.context.data(), call.context.size());
+  RangeJobFront front({.total = call.last - call.first, .progress = call.progress}, range);
+  for (std::uint64_t first = 0; first < chunks; first += kWave) {
+    start_wave(range, first, std::min(kWave, chunks - first));
+    wait_locked(lock, front, Clock::time_point::max());
+    finish_wave(range);
+  }
+  const std::exception_ptr failure = std::exchange(range.failure, nullptr);
+  range.busy = false;
+  if (sleepers_ != 0) changed_.notify_all();
+  begin_leaving(lock);
+  lock.unlock();
+  if (failure) std::rethrow_exception(failure);
+}
+
+// The chunks that dead workers ran are lost, or free again.
+bool ProcessPool::repair_ranges(const std::vector<std::uint32_t>& dead) {
+  bool any = false;
+  for (const auto& range : ranges_) {
+    if (!range->busy) continue;
+    for (const std::uint32_t worker : dead) {
+      const auto report = [&](std::uint64_t chunk) {
+        const std::uint64_t first = range->wave_first + chunk * range->call.chunk;
+        const std::uint64_t last = std::min(first + range->call.chunk, range->call.last) - 1;
+        if (!range->failure) range->failure = loss_of(worker, first, last);
+      };
+      const auto attempts = static_cast<unsigned>(std::clamp(range->call.retries + 1, 1, 15));
+      const auto repaired = range->job->repair(range->generation, worker, attempts, report);
+      any |= repaired.lost != 0 || repaired.returned != 0;
+      if (repaired.claimable) {
+        // OBSERVE: workers that found nothing look again.
+        shared_->records[range->index].nudge.fetch_add(1, std::memory_order_seq_cst);
+        wake_for(plan_.workers.size());
+      }
+    }
+  }
+  return any;
+}
+
+bool ProcessPool::range_deadlines(Clock::time_point now) {
+  bool any = false;
+  for (const auto& range : ranges_) {
+    if (!range->busy || range->call.timeout.infinite()) continue;
+    for (std::int32_t i = 0; i < shared_->workers; ++i) {
+      WorkerSlot& slot = shared_->slots[i];
+      if (slot.range_entered.load(std::memory_order_acquire) !=  // LEAVE record
+          static_cast<std::uint32_t>(range->index) + 1) {
+        continue;
+      }
+      const auto began = slot.began_ns.load(std::memory_order_seq_cst);  // BEGIN
+      const std::uint64_t chunk = slot.range_chunk.load(std::memory_order_relaxed);
+      if (began == 0 || now < Clock::time_point(std::chrono::nanoseconds(began)) +
+                                  range->call.timeout.duration()) {
+        continue;
+      }
+      const std::uint32_t worker = slot.id.load(std::memory_order_relaxed);
+      if (range->job->runner(range->generation, chunk) != worker ||
+          !range->job->cancel(range->generation, chunk)) {
+        continue;
+      }
+      kill_worker(worker);
+      if (!range->failure) {
+        range->failure = std::make_exception_ptr(
+            TimeoutError("a chunk ran longer than its timeout"));
+      }
+      any = true;
+    }
+  }
+  return any;
+}
+
+void ProcessPool::cancel_ranges(const std::exception_ptr& error) {
+  for (const auto& range : ranges_) {
+    if (!range->busy) continue;
+    if (range->job->cancel_all(range->generation) != 0 && !range->failure) range->failure = error;
+  }
+}
+
+}  // namespace millrace::runtime

@@ -1,0 +1,47 @@
+// A range job in progress: the parent's side of one RangeRecord.
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+
+#include "runtime/process_pool.hpp"
+
+namespace millrace::runtime {
+
+/// A place for range jobs; made when first needed, used again for job after job.
+struct ProcessPool::Range {
+  explicit Range(int place) : index(place) {}
+  Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
+  ~Range();
+
+  int index;
+  bool busy = false;
+  std::byte* memory = nullptr;     ///< of the sched::RangeJob
+  std::uint64_t capacity = 0;      ///< chunks it was made for
+  sched::RangeJob* job = nullptr;
+  std::uint32_t generation = 0;
+  std::byte* context = nullptr;
+  std::size_t context_bytes = 0;
+  RangeCall call{};
+  std::uint64_t wave_first = 0;    ///< item at which the present wave begins
+  std::exception_ptr failure{};    ///< the first
+};
+
+/// What run_range waits for.
+class ProcessPool::RangeJobFront final : public Job {
+ public:
+  RangeJobFront(JobSettings settings, Range& range) : Job(std::move(settings)), range_(range) {}
+  Piece feed(wire::Writer&) override { return {}; }
+  Piece skip() override { return {}; }
+  void deliver(const Piece&, wire::Reader&, const PieceReport&) override {}
+  void fail(const Piece&, const std::exception_ptr&) override {}
+  bool ready() const override { return range_.job->complete(range_.generation); }
+  bool glance() const override { return range_.job->complete(range_.generation); }
+
+ private:
+  Range& range_;
+};
+
+}  // namespace millrace::runtime

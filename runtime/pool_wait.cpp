@@ -1,0 +1,169 @@
+// Waiting for a pool's workers.
+#include <sched.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <millrace/errors.hpp>
+
+#include "runtime/child.hpp"
+#include "runtime/pool_range.hpp"
+#include "runtime/process_pool.hpp"
+#include "shm/parking.hpp"
+
+namespace millrace::runtime {
+namespace {
+
+// A parent that sleeps looks after its zygote this often.
+constexpr auto kSlice = std::chrono::milliseconds(100);
+
+}  // namespace
+
+bool ProcessPool::wait(Job& job, Timeout timeout) {
+  check_owner();
+  Lock lock(mutex_);
+  if (job.ready()) return true;
+  return wait_locked(lock, job, timeout.deadline());
+}
+
+void ProcessPool::poll(Job& job) {
+  check_owner();
+  Lock lock(mutex_);
+  if (!job.done()) pump(lock);
+}
+
+bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline) {
+  ++waiters_;
+  const auto leave = [&](bool result) {
+    --waiters_;
+    if (sleepers_ != 0) changed_.notify_all();  // somebody else has to listen now
+    if (asynchronous_ != 0 && waiters_ == 0) collector_wake_.notify_one();
+    return result;
+  };
+  for (;;) {
+    bool moved = pump(lock);
+    if (job.ready()) return leave(true);
+    if (deadline != Clock::time_point::max() && Clock::now() >= deadline) return leave(false);
+    if (moved) continue;
+    if (listening_) {
+      if (collector_listens_) shared_->bell.rouse();  // ours is the shorter way
+      ++sleepers_;
+      if (deadline == Clock::time_point::max()) {
+        changed_.wait(lock);
+      } else {
+        changed_.wait_until(lock, deadline);
+      }
+      --sleepers_;
+      continue;
+    }
+    listen(lock, &job, deadline);
+    report_progress(lock);
+  }
+}
+
+// True when it is worth taking the lock. Looks at words of the arena only, without the lock.
+bool ProcessPool::something_arrived(const Job* job) const {
+  for (std::int32_t i = 0; i < shared_->nodes; ++i) {
+    const std::int32_t slot = watched_[static_cast<std::size_t>(i)];
+    if (slot < 0) continue;
+    const auto tag = shm::TaskState::tag(
+        TaskRing::look(shared_->rings[i]->at(static_cast<std::size_t>(slot))));
+    if (tag == shm::TaskTag::done || tag == shm::TaskTag::failed) return true;
+  }
+  if (job != nullptr && job->glance()) return true;
+  return kicked_.load(std::memory_order_relaxed) != 0;
+}
+
+bool ProcessPool::anything_arrived(const Job* job) const {
+  return something_arrived(job) || completed_sum() != seen_completed_ ||
+         shm::ProcessTable::instance().deaths().load(std::memory_order_acquire) != seen_deaths_ ||
+         shared_->broken.load(std::memory_order_acquire) != (broken_ ? 1U : 0U);
+}
+
+std::uint64_t ProcessPool::completed_sum() const {
+  std::uint64_t sum = 0;
+  for (std::int32_t i = 0; i < shared_->workers; ++i) {
+    sum += shared_->slots[i].completed.load(std::memory_order_acquire);  // COUNT
+  }
+  return sum;
+}
+
+// Waits, without the lock, until something has arrived. Spins while every process of the pool can
+// have a cpu of its own; else gives the cpu away twice; then sleeps on the bell.
+void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline) {
+  listening_ = true;
+  seen_completed_ = completed_sum();
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    watched_[i] = lanes_[i]->out.empty() ? -1 : lanes_[i]->out.front();
+  }
+  if (const auto limit = next_deadline(); limit && *limit < deadline) deadline = *limit;
+  const bool in_order = job != nullptr && job->settings_.caller_feeds;
+  shared_->eager.store(in_order ? 1 : 0, std::memory_order_relaxed);
+  kicked_.store(0, std::memory_order_relaxed);
+  lock.unlock();
+  const auto finish = [&] {
+    lock.lock();
+    listening_ = false;
+  };
+  const std::uint64_t start = shm::ticks();
+  const std::uint64_t budget =
+      shared_->spin_ns.load(std::memory_order_relaxed) * shm::ticks_per_us() / 1000;
+  if (!collector_listens_ || job != nullptr) {
+    while (may_spin(*shared_)) {
+      for (int look = 0; look < 64; ++look) {
+        if (something_arrived(job)) return finish();
+        shm::cpu_relax();
+      }
+      if (anything_arrived(job)) return finish();
+      if (shm::ticks() - start > budget) break;
+    }
+    for (int yield = 0; yield < 2; ++yield) {
+      ::sched_yield();
+      if (anything_arrived(job)) return finish();
+    }
+  }
+  const auto key = shared_->bell.prepare();
+  shared_->parent_awake.store(0, std::memory_order_relaxed);
+  if (!anything_arrived(job)) shared_->bell.wait(key, std::min(deadline, Clock::now() + kSlice));
+  shared_->parent_awake.store(1, std::memory_order_relaxed);
+  finish();
+}
+
+// Called with the lock, when a job was submitted for which nobody need wait.
+void ProcessPool::start_collector() {
+  if (!collector_.joinable()) {
+    collector_ = std::thread([this] { collector_loop(); });
+    return;
+  }
+  if (collector_deep_) collector_wake_.notify_one();
+}
+
+// Collects in the background. While threads wait for results of their own it keeps out of their
+// way, looking in only now and then; when none does, it listens itself. It sleeps for good when
+// nothing is asynchronous.
+void ProcessPool::collector_loop() {
+  Lock lock(mutex_);
+  while (!collector_stop_) {
+    if (asynchronous_ == 0) {
+      collector_deep_ = true;
+      collector_wake_.wait(lock);
+      collector_deep_ = false;
+      // Most results are waited for by the thread that asked: give it a moment to begin.
+      collector_wake_.wait_for(lock, std::chrono::microseconds(500));
+      continue;
+    }
+    if (waiters_ != 0 || listening_) {
+      collector_wake_.wait_for(lock, std::chrono::milliseconds(1));
+      continue;
+    }
+    if (pump(lock)) continue;
+    if (asynchronous_ == 0 || waiters_ != 0 || listening_ || collector_stop_) continue;
+    collector_listens_ = true;
+    listen(lock, nullptr, Clock::time_point::max());
+    collector_listens_ = false;
+    pump(lock);
+    if (sleepers_ != 0) changed_.notify_all();
+  }
+}
+
+}  // namespace millrace::runtime

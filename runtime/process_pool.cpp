@@ -1,0 +1,328 @@
+// Making and ending a pool of processes.
+#include "runtime/process_pool.hpp"
+
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <millrace/errors.hpp>
+#include <millrace/pool.hpp>
+#include <new>
+#include <string>
+#include <system_error>
+
+#include "runtime/child.hpp"
+#include "runtime/pool_range.hpp"
+#include "runtime/process_record.hpp"
+#include "sched/binding.hpp"
+#include "sched/quota.hpp"
+#include "sched/topology.hpp"
+#include "shm/arena.hpp"
+
+namespace millrace::runtime {
+
+std::shared_ptr<PoolCore> PoolCore::make(const PoolOptions& options,
+                                         std::function<void()> initializer) {
+  if (options.processes && *options.processes < 1) {
+    throw ValueError("Number of processes must be at least 1, not " +
+                     std::to_string(*options.processes));
+  }
+  if (options.processes.value_or(1) > kMaxWorkers) {
+    throw ValueError("a pool has at most " + std::to_string(kMaxWorkers) + " processes, not " +
+                     std::to_string(*options.processes));
+  }
+  if (options.maxtasksperchild && *options.maxtasksperchild < 1) {
+    throw ValueError("maxtasksperchild must be a positive int or unset, not " +
+                     std::to_string(*options.maxtasksperchild));
+  }
+  if (options.cores_per_worker < 1) {
+    throw ValueError("cores_per_worker must be at least 1, not " +
+                     std::to_string(options.cores_per_worker));
+  }
+  return std::make_shared<ProcessPool>(options, std::move(initializer));
+}
+
+namespace {
+
+Placement placement_on(int node) {
+  return node < 0 ? Placement{} : Placement{Placement::node, node};
+}
+
+// The names of `count` children of this process: what they have in common, and the first number.
+std::pair<std::string, int> take_names(int count) {
+  std::string first;
+  for (int i = 0; i < count; ++i) {
+    const RecordPtr record = new_child_record();
+    record->class_name = "ForkPoolWorker";
+    if (i == 0) first = name_of(*record);
+  }
+  const std::size_t digits = first.find_last_not_of("0123456789") + 1;
+  return {first.substr(0, digits), std::stoi(first.substr(digits))};
+}
+
+}  // namespace
+
+ProcessPool::Lane::Lane(int os_node, TaskRing* where)
+    : ring(where),
+      node(os_node),
+      cache(placement_on(os_node)),
+      tickets(kTaskSlots) {}
+
+ProcessPool::ProcessPool(const PoolOptions& options, std::function<void()> initializer)
+    : owner_pid_(::getpid()) {
+  plan_workers(options);
+  plan_.initializer = std::move(initializer);
+  make_shared();
+  shared_->max_tasks = options.maxtasksperchild.value_or(0);
+  try {
+    start_zygote();
+  } catch (...) {
+    lanes_.clear();
+    shm::Arena::instance().deallocate(shared_);
+    throw;
+  }
+}
+
+ProcessPool::~ProcessPool() {
+  if (::getpid() != owner_pid_) {
+    // A forked child's copy: nothing of it is the child's to end.
+    (void)zygote_.release();
+    if (collector_.joinable()) collector_.detach();
+    return;
+  }
+  terminate();
+  if (collector_.joinable()) collector_.join();
+  ranges_.clear();
+  for (auto& lane : lanes_) {
+    for (Ticket& ticket : lane->tickets) ticket.writer.drop();
+    shm::Arena::instance().deallocate(lane->ring);
+  }
+  lanes_.clear();
+  if (shared_ != nullptr) {
+    shm::Arena::instance().deallocate(shared_->slots);
+    shm::Arena::instance().deallocate(shared_);
+  }
+}
+
+void ProcessPool::plan_workers(const PoolOptions& options) {
+  const int count = options.processes.value_or(sched::usable_cpu_count());
+  const sched::Topology& topology = sched::Topology::system();
+  const auto planned = sched::plan(sched::resolve(options.bind, sched::Consumer::pool), count,
+                                   options.cores_per_worker, topology);
+  const sched::WorkerNodes grouped = sched::group_by_node(planned, topology);
+  const bool one_lane = grouped.nodes.size() > kMaxNodes;  // more nodes than lanes: one for all
+  for (std::size_t i = 0; i < planned.size(); ++i) {
+    plan_.workers.push_back({.cpus = planned[i].cpus,
+                             .node = planned[i].node,
+                             .lane = one_lane ? 0 : grouped.index_of_worker[i],
+                             .source = planned[i].source});
+  }
+  if (one_lane) {
+    plan_.steal_order = {{0}};
+    seat_shares_ = {count};
+    lanes_.push_back(std::make_unique<Lane>(-1, nullptr));
+    lanes_[0]->workers = count;
+  } else {
+    plan_.steal_order = grouped.steal_order;
+    seat_shares_ = grouped.shares;
+    for (std::size_t i = 0; i < grouped.nodes.size(); ++i) {
+      lanes_.push_back(std::make_unique<Lane>(grouped.nodes[i], nullptr));
+      lanes_[i]->workers = grouped.shares[i];
+    }
+  }
+  watched_.assign(lanes_.size(), -1);
+  plan_.apply_binding = topology.is_thissystem();
+  plan_.report_bindings = sched::report_bindings();
+  std::tie(plan_.name_prefix, plan_.first_number) = take_names(count);
+  plan_.parent = as_parent();
+  plan_.probe = &probe_word_;
+}
+
+void ProcessPool::make_shared() {
+  const std::size_t count = plan_.workers.size();
+  shared_ = new (shm::Arena::instance().allocate(sizeof(PoolShared))) PoolShared;
+  shared_->workers = static_cast<std::int32_t>(count);
+  shared_->nodes = static_cast<std::int32_t>(lanes_.size());
+  shared_->parent_pid = owner_pid_;
+  shared_->parent_id = shm::self();
+  // The workers spread over the cpus the plan names; where it names none, over all usable ones.
+  std::vector<int> cpus;
+  for (const auto& worker : plan_.workers) {
+    cpus.insert(cpus.end(), worker.cpus.begin(), worker.cpus.end());
+  }
+  std::ranges::sort(cpus);
+  const auto [last, end] = std::ranges::unique(cpus);
+  cpus.erase(last, end);
+  const int usable = sched::usable_cpu_count();
+  shared_->cpus = cpus.empty() || !plan_.apply_binding
+                      ? usable
+                      : std::min(usable, static_cast<int>(cpus.size()));
+  // A parent that is not bound with the workers has its own cpu beside them.
+  if (usable > shared_->cpus) ++shared_->cpus;
+  shared_->slots =
+      new (shm::Arena::instance().allocate(sizeof(WorkerSlot) * count)) WorkerSlot[count];  // no cookie: trivial end
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    lanes_[i]->ring = new (shm::Arena::instance().allocate(
+        sizeof(TaskRing), placement_on(lanes_[i]->node))) TaskRing;
+    lanes_[i]->depth = std::max<std::size_t>(8, 2 * static_cast<std::size_t>(lanes_[i]->workers));
+    shared_->rings[i] = lanes_[i]->ring;
+    shared_->low_water[i].store(UINT64_MAX, std::memory_order_relaxed);
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    shared_->idle[i / 64].fetch_or(std::uint64_t{1} << (i % 64), std::memory_order_relaxed);
+  }
+}
+
+void ProcessPool::start_zygote() { zygote_ = std::make_unique<Zygote>(*shared_, plan_); }
+
+void ProcessPool::check_owner() const {
+  if (::getpid() != owner_pid_) {
+    throw ForkedError("this pool belongs to process " + std::to_string(owner_pid_) +
+                      "; a forked child makes a pool of its own");
+  }
+}
+
+void ProcessPool::check_running() const {
+  check_owner();
+  const std::lock_guard lock(mutex_);
+  if (state_ != State::run) throw ValueError("Pool not running");
+  if (broken_) std::rethrow_exception(broken_);
+}
+
+bool ProcessPool::reaches_private_memory() const {
+  return shared_->reach.load(std::memory_order_acquire) == 1;  // REACH: see the worker's probe
+}
+
+void ProcessPool::close() {
+  check_owner();
+  Lock lock(mutex_);
+  if (state_ == State::run) state_ = State::close;
+  begin_leaving(lock);
+}
+
+// Lets the workers leave once nothing is left to do.
+void ProcessPool::begin_leaving(Lock&) {
+  if (state_ != State::close || leaving_ || !jobs_.empty() || !ranges_.empty()) return;
+  leaving_ = true;
+  shared_->closing.store(1, std::memory_order_seq_cst);  // OBSERVE closing
+  wake_all_workers(*shared_);
+  zygote_->poke();
+}
+
+void ProcessPool::terminate() noexcept {
+  if (::getpid() != owner_pid_) return;
+  std::vector<JobPtr> ended;
+  {
+    Lock lock(mutex_);
+    if (state_ == State::terminate) return;
+    state_ = State::terminate;
+    try {
+      fail_everything(std::make_exception_ptr(
+          PoolTerminated("the pool was terminated before this result was there")));
+    } catch (...) {  // no memory for the error: waiters are woken all the same
+    }
+    changed_.notify_all();
+    shared_->bell.rouse();
+  }
+  end_processes();
+  Lock lock(mutex_);
+  complete_jobs(lock);
+  collector_stop_ = true;
+  collector_wake_.notify_all();
+  changed_.notify_all();
+  write_trace();
+}
+
+void ProcessPool::end_processes() noexcept {
+  if (zygote_) zygote_->end();
+  for (std::int32_t i = 0; i < shared_->workers; ++i) shared_->slots[i].id.store(0);
+}
+
+void ProcessPool::write_trace() noexcept {}
+
+void ProcessPool::join() {
+  check_owner();
+  Lock lock(mutex_);
+  if (state_ == State::run) throw ValueError("Pool is still running");
+  while (state_ == State::close && !jobs_.empty()) {
+    // Jobs whose input this thread has to read are read to their end now.
+    const JobPtr first = jobs_.front();
+    for (const JobPtr& job : jobs_) {
+      if (job->settings_.caller_feeds && job->owner_ == std::this_thread::get_id()) job->unbound();
+    }
+    struct Drained final : Job {
+      explicit Drained(const JobPtr& wanted) : Job({}), job(wanted) {}
+      Piece feed(wire::Writer&) override { return {}; }
+      Piece skip() override { return {}; }
+      void deliver(const Piece&, wire::Reader&, const PieceReport&) override {}
+      void fail(const Piece&, const std::exception_ptr&) override {}
+      bool ready() const override { return job->done(); }
+      JobPtr job;
+    } drained(first);
+    wait_locked(lock, drained, Clock::time_point::max());
+  }
+  begin_leaving(lock);
+  if (joined_) return;
+  lock.unlock();
+  // The workers leave by themselves; a pool that is terminated meanwhile ends them.
+  zygote_->wait_exit();
+  lock.lock();
+  joined_ = true;
+  collector_stop_ = true;
+  collector_wake_.notify_all();
+}
+
+std::vector<WorkerBinding> ProcessPool::bindings() const {
+  check_owner();
+  std::vector<WorkerBinding> all;
+  for (std::int32_t i = 0; i < shared_->workers; ++i) {
+    const WorkerSlot& slot = shared_->slots[i];
+    // BOUND: what the worker read back; a pool that was just made has to wait for it.
+    const auto limit = Clock::now() + std::chrono::seconds(5);
+    while (slot.bound.load(std::memory_order_acquire) == 0 && Clock::now() < limit &&
+           shared_->broken.load(std::memory_order_acquire) == 0) {
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+    WorkerBinding binding{.pid = slot.pid.load(std::memory_order_relaxed),
+                          .node = slot.node,
+                          .source = plan_.workers[static_cast<std::size_t>(i)].source};
+    for (int cpu = 0; cpu < kMaxCpus; ++cpu) {
+      if ((slot.cpus[cpu / 64] >> (cpu % 64) & 1) != 0) binding.cpus.push_back(cpu);
+    }
+    all.push_back(std::move(binding));
+  }
+  return all;
+}
+
+std::vector<WorkerStats> ProcessPool::stats() const {
+  check_owner();
+  const double second = static_cast<double>(shm::ticks_per_us()) * 1e6;
+  std::vector<WorkerStats> all;
+  for (std::int32_t i = 0; i < shared_->workers; ++i) {
+    const WorkerSlot& slot = shared_->slots[i];
+    constexpr auto relaxed = std::memory_order_relaxed;
+    WorkerStats stats{.pid = slot.pid.load(relaxed), .tasks = slot.tasks.load(relaxed)};
+    stats.busy =
+        std::chrono::duration<double>(static_cast<double>(slot.busy_ticks.load(relaxed)) / second);
+    stats.idle =
+        std::chrono::duration<double>(static_cast<double>(slot.idle_ticks.load(relaxed)) / second);
+    stats.bytes = slot.bytes.load(relaxed);
+    const std::size_t ranks = std::min<std::size_t>(plan_.steal_order.size(), 8);
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      stats.steals_by_distance.push_back(slot.steals[rank].load(relaxed));
+    }
+    all.push_back(std::move(stats));
+  }
+  return all;
+}
+
+std::string ProcessPool::repr() const {
+  const std::lock_guard lock(mutex_);
+  static constexpr const char* kNames[] = {"RUN", "CLOSE", "TERMINATE"};
+  return std::string("<multiprocessing.pool.Pool state=") + kNames[static_cast<int>(state_)] +
+         " pool_size=" + std::to_string(shared_->workers) + ">";
+}
+
+}  // namespace millrace::runtime

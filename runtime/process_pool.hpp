@@ -1,0 +1,200 @@
+// The parent's side of a pool: hands pieces of jobs to workers, takes their replies, and sees to it
+// that every piece ends exactly once, whatever becomes of the worker that runs it.
+//
+// One lock protects everything here. Any thread of the parent may find itself in pump(): it takes
+// what has arrived, deals with deaths and deadlines, and hands out what there is room for. Of the
+// threads that wait, one at a time listens to the workers (it spins, yields, or sleeps on the bell);
+// the others sleep on `changed_` until it tells them. A collector thread listens only while results
+// can arrive for which nobody waits.
+//
+// Invariants
+//  1. A task slot that is out has a ticket; its ticket leaves the list of those out exactly once, by
+//     settle() (the worker's reply) or by lose() (death, deadline, cancel, terminate).
+//  2. A job is completed once, when its input is exhausted and none of its pieces is out.
+//  3. A slot taken away from a worker that may still write to it is not reused before that worker's
+//     death is established (`quarantined`).
+//  4. User code (callbacks, progress) runs without the lock.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include <millrace/job.hpp>
+
+#include "runtime/block_cache.hpp"
+#include "runtime/piece_writer.hpp"
+#include "runtime/pool_shared.hpp"
+#include "runtime/zygote.hpp"
+
+namespace millrace::runtime {
+
+class ProcessPool final : public PoolCore, public std::enable_shared_from_this<ProcessPool> {
+ public:
+  ProcessPool(const PoolOptions& options, std::function<void()> initializer);
+  ~ProcessPool() override;
+
+  void submit(std::shared_ptr<Job> job, std::span<const std::byte> context) override;
+  bool wait(Job& job, Timeout timeout) override;
+  void poll(Job& job) override;
+  bool cancel(Job& job, const std::exception_ptr& error) override;
+  void abandon(Job& job) override;
+  std::unique_lock<std::mutex> guard() override { return std::unique_lock(mutex_); }
+  void run_range(const RangeCall& call) override;
+  void check_running() const override;
+  bool reaches_private_memory() const override;
+  int workers() const noexcept override { return shared_->workers; }
+  void close() override;
+  void terminate() noexcept override;
+  void join() override;
+  std::vector<WorkerBinding> bindings() const override;
+  std::vector<WorkerStats> stats() const override;
+  std::string repr() const override;
+
+ private:
+  using Lock = std::unique_lock<std::mutex>;
+  using Clock = Timeout::Clock;
+  using JobPtr = std::shared_ptr<Job>;
+  enum class State : std::uint8_t { run, close, terminate };
+
+  /// A task that is out, or a slot at rest.
+  struct Ticket {
+    JobPtr job;
+    Piece piece;
+    PieceWriter writer;
+    int attempts = 0;
+    std::uint32_t quarantined = 0;  ///< worker that may still write here; 0: none
+    bool out = false;
+    std::byte kept[TaskRing::Slot::kInlineBytes];  ///< the payload, for another attempt
+  };
+
+  /// The parent's view of one node's task ring.
+  struct Lane {
+    explicit Lane(int os_node, TaskRing* where);
+    TaskRing* ring;
+    int node;         ///< operating-system index, -1: any
+    int workers = 0;
+    BlockCache cache;
+    std::uint64_t next = 0;                       ///< position of the next task
+    std::deque<std::uint16_t> out;                ///< slots that are out, oldest first
+    std::vector<Ticket> tickets;
+    std::size_t depth = 0;                        ///< tasks that may be out
+    double rate = 0;                              ///< tasks per microsecond, smoothed
+    Clock::time_point last_settled{};
+  };
+
+  /// A range job in progress.
+  struct Range;
+  class RangeJobFront;
+
+  // process_pool.cpp: making and ending.
+  void plan_workers(const PoolOptions& options);
+  void make_shared();
+  void start_zygote();
+  void check_owner() const;
+  void begin_leaving(Lock& lock);
+  void end_processes() noexcept;
+  void write_trace() noexcept;
+
+  // pool_feed.cpp: handing out.
+  bool feed(Lock& lock);
+  bool feed_one(const JobPtr& job, Lane& lane);
+  bool may_feed(const Job& job) const;
+  Lane* lane_for(const Job& job);
+  std::optional<std::uint16_t> free_slot(Lane& lane);
+  void publish(Lane& lane, std::uint16_t index, std::uint32_t size);
+  void fail_feeding(const JobPtr& job, const std::exception_ptr& error);
+  void wake_for(std::size_t tasks);
+
+  // pool_collect.cpp: taking back.
+  bool pump(Lock& lock);
+  bool collect();
+  bool collect(Lane& lane);
+  void settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::uint64_t state);
+  void release(Lane& lane, Ticket& ticket, TaskRing::Slot& slot);
+  void piece_ended(const JobPtr& job, const Piece& piece);
+  void complete_jobs(Lock& lock);
+  void report_progress(Lock& lock);
+
+  // pool_loss.cpp: deaths, deadlines, cancelling.
+  bool handle_deaths();
+  bool handle_deadlines();
+  void lose(Lane& lane, std::uint16_t index, const std::exception_ptr& error, bool may_retry);
+  void retry(Lane& lane, Ticket& ticket, TaskRing::Slot& slot);
+  std::exception_ptr loss_of(std::uint32_t worker, std::uint64_t first, std::uint64_t last) const;
+  void kill_worker(std::uint32_t worker);
+  int position_of(std::uint32_t worker) const;
+  std::vector<std::uint32_t> newly_dead() const;
+  void fail_everything(const std::exception_ptr& error);
+  void check_zygote();
+  std::exception_ptr broken_error() const;
+  std::optional<Clock::time_point> next_deadline() const;
+
+  // pool_wait.cpp: waiting.
+  bool wait_locked(Lock& lock, Job& job, Clock::time_point deadline);
+  void listen(Lock& lock, const Job* job, Clock::time_point deadline);
+  bool something_arrived(const Job* job) const;
+  bool anything_arrived(const Job* job) const;
+  std::uint64_t completed_sum() const;
+  void start_collector();
+  void collector_loop();
+
+  // pool_range.cpp
+  Range* take_record(Lock& lock, std::uint64_t chunks);
+  void start_wave(Range& range, std::uint64_t first_chunk, std::uint64_t chunks);
+  void finish_wave(Range& range);
+  bool repair_ranges(const std::vector<std::uint32_t>& dead);
+  bool range_deadlines(Clock::time_point now);
+  void cancel_ranges(const std::exception_ptr& error);
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  pid_t owner_pid_;
+  State state_ = State::run;
+  bool joined_ = false;
+  bool leaving_ = false;
+  bool listening_ = false;   ///< a thread listens to the workers
+  int sleepers_ = 0;         ///< threads that wait on changed_
+  std::exception_ptr broken_;
+  Clock::time_point zygote_checked_{};
+  std::unordered_set<std::uint32_t> buried_;  ///< workers whose death was dealt with
+
+
+  std::uint64_t probe_word_ = 0;  ///< workers read and write it to see whether they can
+  PoolPlan plan_;
+  PoolShared* shared_ = nullptr;
+  std::unique_ptr<Zygote> zygote_;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+  std::vector<int> seat_shares_;  ///< workers per node, for range jobs
+  std::list<JobPtr> jobs_;        ///< not completed, by priority, then in turn
+  std::vector<JobPtr> completed_; ///< their callbacks have not run yet
+  std::vector<std::unique_ptr<Range>> ranges_;
+  std::size_t bytes_out_ = 0;
+  std::uint64_t next_job_id_ = 1;
+  std::uint64_t seen_completed_ = 0;
+  std::uint64_t seen_deaths_ = 0;
+  std::vector<std::int32_t> watched_;        ///< listener: per lane, the slot to look at first
+  std::atomic<std::uint32_t> kicked_{0};     ///< another thread wants the listener to look
+
+  std::thread collector_;
+  std::condition_variable collector_wake_;
+  bool collector_stop_ = false;
+  bool collector_listens_ = false;
+  bool collector_deep_ = false;  ///< sleeps until woken
+  std::size_t asynchronous_ = 0;  ///< jobs that nobody need wait for
+  int waiters_ = 0;               ///< threads in wait()
+};
+
+}  // namespace millrace::runtime

@@ -1,0 +1,78 @@
+// The zygote: a small single-threaded process, forked when the pool is made, that forks workers and
+// their replacements. It is what the parent was when the pool was made: a replacement started by the
+// parent itself would have to be forked from a process with threads and gigabytes.
+//
+// It waits for its workers, writes how each ended into the process table before anyone relies on
+// it, forks the replacement and rings the parent's bell. Workers ask the kernel to end them with the
+// zygote (it has one thread, so the signal means what it says); the zygote watches the parent by
+// pidfd and ends its workers, then itself, when the parent is gone.
+//
+// Death between any two steps: parent -> the zygote's pidfd poll returns, all workers are ended;
+// zygote -> the kernel ends the workers, the parent finds it dead by pidfd, establishes the deaths
+// of its workers and makes another; worker -> the zygote reaps it; zygote and parent at once -> the
+// kernel ends the workers.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "runtime/child.hpp"
+#include "runtime/pool_shared.hpp"
+
+namespace millrace::runtime {
+
+/// What workers inherit from the parent by fork.
+struct PoolPlan {
+  struct Worker {
+    std::vector<int> cpus{};  ///< to be bound to; empty: wherever the kernel likes
+    int node = -1;            ///< operating-system index of the node, -1: none
+    int lane = 0;             ///< whose task ring comes first
+    std::string source{};
+  };
+  std::vector<Worker> workers{};
+  std::vector<std::vector<int>> steal_order{};  ///< per lane, lanes by distance, itself first
+  const void* probe = nullptr;  ///< a word of the parent's private memory
+  bool apply_binding = true;                    ///< false on a substituted topology
+  bool report_bindings = false;
+  std::function<void()> initializer{};
+  ParentIdentity parent{};    ///< of the workers, as they see it
+  std::string name_prefix{};  ///< "ForkPoolWorker-"
+  int first_number = 1;
+};
+
+/// The parent's handle on its zygote.
+class Zygote {
+ public:
+  /// Forks the zygote and waits until it has forked the first workers. std::system_error when the
+  /// system refuses.
+  Zygote(PoolShared& shared, const PoolPlan& plan);
+  Zygote(const Zygote&) = delete;
+  Zygote& operator=(const Zygote&) = delete;
+  /// Ends it with all workers if it still runs.
+  ~Zygote();
+
+  /// Makes it look at kill requests and at `closing`.
+  void poke() noexcept;
+  /// True while it runs. Asks the kernel.
+  [[nodiscard]] bool alive() const noexcept;
+  /// Ends all workers (SIGTERM, then SIGKILL) and the zygote, and waits for it.
+  void end() noexcept;
+  /// Waits until it has exited by itself (its workers have left).
+  void wait_exit() noexcept;
+  [[nodiscard]] int pidfd() const noexcept { return pidfd_; }
+
+ private:
+  void reap() noexcept;
+
+  PoolShared& shared_;
+  pid_t pid_ = 0;
+  shm::ProcessId id_ = 0;
+  int pidfd_ = -1;
+  int poke_fd_ = -1;
+};
+
+}  // namespace millrace::runtime
