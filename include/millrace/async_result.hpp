@@ -133,10 +133,12 @@ class ImapIterator {
     }
     void operator++(int) { from_->advance(); }
     friend bool operator==(const iterator& it, std::default_sentinel_t) {
-      return !it.from_->current_.has_value();
+      return it.at_end();
     }
 
    private:
+    [[nodiscard]] bool at_end() const { return !from_->current_.has_value(); }
+
     ImapIterator* from_ = nullptr;
   };
 

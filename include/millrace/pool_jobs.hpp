@@ -111,7 +111,7 @@ class ApplyJob final : public ResultJob<Valued<R>> {
     if (fed_) return {};
     fed_ = true;
     callable_.write(out);
-    std::apply([&out](const A&... each) { (wire::encode(out, each), ...); }, arguments_);
+    std::apply([&](const A&... each) { (wire::encode(out, each), ...); }, arguments_);
     return {.first = 0, .count = 1};
   }
   Piece skip() override {
