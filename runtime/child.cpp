@@ -170,8 +170,8 @@ int run_guarded(void (*body)(void*), void* argument) {
 }
 
 void exit_process(int code) noexcept {
-  get_logger().info("process exiting with exitcode " + std::to_string(code));
   run_exit_sequence();
+  get_logger().info("process exiting with exitcode " + std::to_string(code & 0xff));
   // A reader that has gone away must not change the exit code.
   sigset_t pipe;
   ::sigemptyset(&pipe);

@@ -4,7 +4,6 @@
 #include <millrace/affinity.hpp>
 #include <optional>
 #include <string>
-#include <vector>
 
 namespace millrace::runtime {
 
@@ -21,9 +20,7 @@ class ChildBinding {
   void apply(const std::string& process_name) const;
 
  private:
-  std::vector<int> cpus_;  // empty: not bound
-  int node_ = -1;
-  std::string source_;
+  affinity::PlannedWorker place_;  // no cpus: not bound
 };
 
 }  // namespace millrace::runtime

@@ -5,7 +5,7 @@
 
 #include "runtime/context_state.hpp"
 #include "runtime/fork_mutex.hpp"
-#include "sched/topology.hpp"
+#include "sched/quota.hpp"
 
 namespace millrace {
 

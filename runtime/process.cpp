@@ -19,6 +19,7 @@
 #include "runtime/context_state.hpp"
 #include "runtime/exceptions.hpp"
 #include "runtime/process_record.hpp"
+#include "shm/reaper.hpp"
 #include "shm/signals.hpp"
 
 namespace millrace {
@@ -59,11 +60,16 @@ int open_sentinel(pid_t pid, shm::ProcessId id) {
   const int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
   if (fd >= 0) return fd;
   const int error = errno;
+  if (error == ESRCH) {
+    // SIGCHLD is ignored and the child has ended: nothing can be learnt of it but that.
+    if (const int ended = ::eventfd(1, EFD_CLOEXEC); ended >= 0) return ended;
+  }
   shm::send_signal(pid, SIGKILL);
   int status = shm::kUnknownStatus;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
   shm::ProcessTable::instance().mark_dead(id, status);
+  shm::reap(id);
   throw std::system_error(error, std::generic_category(),
                           "pidfd_open of process " + std::to_string(pid));
 }

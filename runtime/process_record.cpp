@@ -19,6 +19,7 @@
 
 #include "runtime/child.hpp"
 #include "runtime/exit.hpp"
+#include "shm/reaper.hpp"
 #include "shm/signals.hpp"
 
 namespace millrace::runtime {
@@ -269,6 +270,7 @@ bool reap(const RecordPtr& record) {
     std::erase(processes().children, record);
   }
   shm::ProcessTable::instance().mark_dead(id, status->raw);
+  shm::reap(id);
   return true;
 }
 
@@ -298,17 +300,24 @@ std::vector<RecordPtr> living_children() {
 }
 
 int parent_sentinel(const RecordPtr& record) {
-  const std::lock_guard guard(process_mutex());
-  if (record->pidfd >= 0) return record->pidfd;
-  const int fd = static_cast<int>(::syscall(SYS_pidfd_open, record->pid, 0));
-  // The pid may serve another process by now: the table knows this one by its start time.
-  if (fd >= 0 && shm::ProcessTable::instance().check_alive(record->id)) {
-    return record->pidfd = fd;
+  {
+    const std::lock_guard guard(process_mutex());
+    if (record->pidfd >= 0) return record->pidfd;
   }
-  if (fd >= 0) ::close(fd);
-  record->pidfd = ::eventfd(1, EFD_CLOEXEC);  // stands for an end long ago: readable for ever
-  if (record->pidfd < 0) {
+  int fd = static_cast<int>(::syscall(SYS_pidfd_open, record->pid, 0));
+  // The pid may serve another process by now: the table knows this one by its start time.
+  if (fd >= 0 && !shm::ProcessTable::instance().check_alive(record->id)) {
+    ::close(std::exchange(fd, -1));
+  }
+  if (fd < 0) fd = ::eventfd(1, EFD_CLOEXEC);  // stands for an end long ago: readable for ever
+  if (fd < 0) {
     throw std::system_error(errno, std::generic_category(), "eventfd for an ended parent");
+  }
+  const std::lock_guard guard(process_mutex());
+  if (record->pidfd >= 0) {
+    ::close(fd);  // another thread was quicker
+  } else {
+    record->pidfd = fd;
   }
   return record->pidfd;
 }

@@ -1,6 +1,6 @@
 #include "runtime/throw_trace.hpp"
 
-#include <dlfcn.h>
+#include <cxxabi.h>
 #include <unwind.h>
 
 #include <array>
@@ -20,6 +20,7 @@ constexpr std::size_t kNotes = 4;  // throws inside destructors and handlers mus
 
 struct Note {
   const void* object = nullptr;
+  const std::type_info* type = nullptr;
   int frame_count = 0;
   std::array<std::uintptr_t, kFrames> frames{};
 };
@@ -61,19 +62,35 @@ const void* object_of(const std::exception_ptr& error) noexcept {
   return object;
 }
 
+const std::type_info* type_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (...) {
+    return abi::__cxa_current_exception_type();
+  }
+}
+
 }  // namespace
 
 ThrowTraceScope::ThrowTraceScope() noexcept : outer_(t_notes.scope) {
   if (outer_ == nullptr) t_notes.scope = __builtin_frame_address(0);
 }
 
-ThrowTraceScope::~ThrowTraceScope() { t_notes.scope = outer_; }
+ThrowTraceScope::~ThrowTraceScope() {
+  t_notes.scope = outer_;
+  if (outer_ != nullptr) return;
+  // Addresses are used again: a note must not outlive what it may be asked for.
+  for (Note& note : t_notes.notes) note.object = nullptr;
+}
 
 std::string throw_trace_text(const std::exception_ptr& error) {
-  const void* object = object_of(error);
   std::string text;
+  if (error == nullptr || t_notes.scope == nullptr) return text;
+  // The type tells apart a noted object and one made without a throw at its former address.
+  const void* object = object_of(error);
+  const std::type_info* type = type_of(error);
   for (const Note& note : t_notes.notes) {
-    if (object == nullptr || note.object != object) continue;
+    if (note.object != object || note.type != type) continue;
     for (int i = 0; i < note.frame_count; ++i) {
       text += "  at " + describe_address(note.frames[static_cast<std::size_t>(i)]) + "\n";
     }
@@ -86,7 +103,7 @@ bool throw_trace_linked() noexcept { return &millrace_throw_hook != nullptr; }
 
 }  // namespace millrace::runtime
 
-extern "C" void millrace_note_throw(const void* object) noexcept {
+extern "C" void millrace_note_throw(const void* object, const std::type_info* type) noexcept {
   using namespace millrace::runtime;
   Notes& mine = t_notes;
   if (mine.scope == nullptr) return;
@@ -95,6 +112,7 @@ extern "C" void millrace_note_throw(const void* object) noexcept {
   }
   Note& note = mine.notes[mine.next++ % kNotes];
   note.object = object;
+  note.type = type;
   note.frame_count = 0;
   Walk walk{note, reinterpret_cast<std::uintptr_t>(mine.scope) + 16, 2};
   _Unwind_Backtrace(&step, &walk);

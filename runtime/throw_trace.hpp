@@ -10,6 +10,7 @@
 
 #include <exception>
 #include <string>
+#include <typeinfo>
 
 namespace millrace::runtime {
 
@@ -26,7 +27,7 @@ class ThrowTraceScope {
 };
 
 /// The stack of the throw, innermost frame first, one a line: "  at function (module+0xoffset)\n".
-/// "" if this thread noted nothing for it, also when other throws have since taken its place.
+/// "" outside of a scope, and if this thread noted nothing for it or too many other throws since.
 std::string throw_trace_text(const std::exception_ptr& error);
 
 /// True when the hook is linked into this program.
@@ -35,4 +36,4 @@ bool throw_trace_linked() noexcept;
 }  // namespace millrace::runtime
 
 /// For the hook only: a throw of `object` is about to start.
-extern "C" void millrace_note_throw(const void* object) noexcept;
+extern "C" void millrace_note_throw(const void* object, const std::type_info* type) noexcept;

@@ -9,7 +9,8 @@
 
 extern "C" {
 
-void millrace_note_throw(const void* object) noexcept;
+// Weak: a program may use nothing of millrace that brings it along.
+[[gnu::weak]] void millrace_note_throw(const void* object, const std::type_info* type) noexcept;
 
 // AddressSanitizer's own __cxa_throw does this; where this one takes its place it must, too.
 [[gnu::weak]] void __asan_handle_no_return();
@@ -31,7 +32,7 @@ void __cxa_throw(void* object, std::type_info* type, void (*destroy)(void*)) {
     if (next == nullptr) std::abort();
     real.store(next, std::memory_order_relaxed);
   }
-  millrace_note_throw(object);
+  if (millrace_note_throw != nullptr) millrace_note_throw(object, type);
   if (__asan_handle_no_return != nullptr) __asan_handle_no_return();
   next(object, type, destroy);
   __builtin_unreachable();

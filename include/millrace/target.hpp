@@ -49,14 +49,17 @@ class StoredTarget final : public Callback {
   void call() override {
     if constexpr ((std::copy_constructible<Args> && ...)) {
       auto own = args_;
-      wire::call_tuple(f_, own);
+      invoke(own);
     } else {
-      wire::call_tuple(f_, args_);
+      invoke(args_);
     }
   }
-  void call_last() override { wire::call_tuple(f_, args_); }
+  void call_last() override { invoke(args_); }
 
  private:
+  // Not inlined: g++ 12 would warn of reading a vtable pointer out of an empty object on the stack.
+  [[gnu::noinline]] void invoke(std::tuple<Args...>& args) { (void)wire::call_tuple(f_, args); }
+
   F f_;
   std::tuple<Args...> args_;
 };

@@ -1,0 +1,576 @@
+// Process under fork. CPython: Lib/test/_test_multiprocessing.py, _TestProcess and its neighbours.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <memory>
+#include <millrace/context.hpp>
+#include <millrace/process.hpp>
+#include <new>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/leak_check.hpp"
+
+namespace mp = millrace;
+using namespace std::chrono_literals;
+using mp::test::LeakCheck;
+
+namespace {
+
+// Memory that parent and children share, for what children tell.
+template <class T>
+class Shared {
+ public:
+  Shared()
+      : at_(new (::mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+                        0)) T()) {}
+  ~Shared() { ::munmap(at_, sizeof(T)); }
+  Shared(const Shared&) = delete;
+  Shared& operator=(const Shared&) = delete;
+  T* operator->() const { return at_; }
+  T& operator*() const { return *at_; }
+
+ private:
+  T* at_;
+};
+
+// A gate that a child waits at: the read end of a pipe, readable when the parent opens it.
+class Gate {
+ public:
+  Gate() { EXPECT_EQ(::pipe(ends_), 0); }
+  ~Gate() {
+    ::close(ends_[0]);
+    ::close(ends_[1]);
+  }
+  Gate(const Gate&) = delete;
+  Gate& operator=(const Gate&) = delete;
+  void wait() const {
+    char byte = 0;
+    while (::read(ends_[0], &byte, 1) < 0) {
+    }
+  }
+  void open(int times = 1) const {
+    for (int i = 0; i < times; ++i) EXPECT_EQ(::write(ends_[1], "x", 1), 1);
+  }
+
+ private:
+  int ends_[2];
+};
+
+Shared<std::atomic<int>>& told() {
+  static Shared<std::atomic<int>> value;
+  return value;
+}
+
+class ProcessTest : public LeakCheck {
+ protected:
+  void SetUp() override {
+    told()->store(0);
+    LeakCheck::SetUp();
+  }
+};
+
+int add(int a, int b) {
+  told()->store(a + b);
+  return a + b;
+}
+void greet(const std::string& name) { told()->store(static_cast<int>(name.size())); }
+void eat(std::unique_ptr<int> p) { told()->store(*p); }
+void change(std::vector<int>& xs, int x) {
+  xs.push_back(x);
+  told()->store(static_cast<int>(xs.size()));
+}
+class Maths {
+ public:
+  int name() const {
+    told()->store(77);
+    return 77;
+  }
+};
+
+TEST_F(ProcessTest, CallsTargetWithArguments) {  // P01; test_process
+  mp::Process p(add, 3, 4);
+  EXPECT_FALSE(p.is_alive());
+  EXPECT_EQ(p.pid(), std::nullopt);
+  EXPECT_EQ(p.ident(), std::nullopt);
+  EXPECT_EQ(p.exitcode(), std::nullopt);
+  p.start();
+  EXPECT_TRUE(p.join());
+  EXPECT_EQ(p.exitcode(), 0);
+  EXPECT_FALSE(p.is_alive());
+  EXPECT_EQ(told()->load(), 7);
+}
+
+TEST_F(ProcessTest, CalleeOwnsItsArguments) {  // P01
+  for (mp::Process* p : {new mp::Process(greet, "bob"), new mp::Process(&Maths::name, Maths()),
+                         new mp::Process(eat, std::make_unique<int>(3)),
+                         new mp::Process(change, std::vector<int>{1, 2}, 5)}) {
+    told()->store(0);
+    p->start();
+    EXPECT_TRUE(p->join());
+    EXPECT_EQ(p->exitcode(), 0);
+    EXPECT_GT(told()->load(), 2);
+    delete p;
+  }
+}
+
+TEST_F(ProcessTest, InheritsItsCallableAsItIs) {
+  // Under fork a lambda may hold what would not travel.
+  const std::string text = "inherited";
+  mp::Process p([&text] { told()->store(static_cast<int>(text.size())); });
+  p.start();
+  p.join();
+  EXPECT_EQ(told()->load(), 9);
+}
+
+TEST_F(ProcessTest, RunCallsTheTargetHereAndAgain) {  // P02
+  mp::Process p(add, 1, 2);
+  told()->store(0);
+  p.run();
+  EXPECT_EQ(told()->load(), 3);
+  told()->store(0);
+  p.run();
+  EXPECT_EQ(told()->load(), 3);
+  mp::Process none;
+  none.run();
+}
+
+struct Worker : mp::Process {
+  Worker() = default;
+  explicit Worker(int count) : mp::Process({.name = "worker"}), n(count) {}
+  void run() override { told()->store(n); }
+  int n = -1;
+};
+MILLRACE_PROCESS(Worker);
+
+TEST_F(ProcessTest, SubclassRunsItsOwnRun) {  // P02; test_subclassing
+  Worker w(7);
+  w.start();
+  EXPECT_TRUE(w.join());
+  EXPECT_EQ(told()->load(), 7);
+  EXPECT_EQ(w.name(), "worker");
+  Worker unnamed;
+  EXPECT_EQ(unnamed.name().substr(0, 7), "Worker-");
+  EXPECT_EQ(unnamed.repr().substr(0, 8), "<Worker ");
+}
+
+TEST_F(ProcessTest, StartsOnce) {  // P03
+  mp::Process p([] {});
+  p.start();
+  EXPECT_THROW(p.start(), mp::AssertionError);
+  p.join();
+  EXPECT_THROW(p.start(), mp::AssertionError);
+}
+
+struct Holder {
+  std::shared_ptr<int> held;
+  void operator()() const {}
+  template <class A>
+  void serialize(A&) {}
+};
+
+TEST_F(ProcessTest, StartDropsCallableAndArguments) {  // P03; test_lose_target_ref
+  auto watched = std::make_shared<int>(1);
+  mp::Process p(Holder{watched});
+  EXPECT_EQ(watched.use_count(), 2);
+  p.start();
+  EXPECT_EQ(watched.use_count(), 1);
+  p.join();
+}
+
+TEST_F(ProcessTest, OnlyItsCreatorMayUseIt) {  // P03, P04, P06
+  mp::Process p([] {});
+  mp::Process tester([&p] {
+    int refused = 0;
+    try {
+      p.start();
+    } catch (const mp::AssertionError&) {
+      ++refused;
+    }
+    try {
+      p.join();
+    } catch (const mp::AssertionError&) {
+      ++refused;
+    }
+    try {
+      (void)p.is_alive();
+    } catch (const mp::AssertionError&) {
+      ++refused;
+    }
+    throw mp::SystemExit(refused);
+  });
+  tester.start();
+  tester.join();
+  EXPECT_EQ(tester.exitcode(), 3);
+}
+
+TEST_F(ProcessTest, JoinTimesOutAndCanBeRepeated) {  // P04; test_timeout
+  Gate gate;
+  mp::Process p([&gate] { gate.wait(); });
+  EXPECT_THROW(p.join(), mp::AssertionError);
+  p.start();
+  EXPECT_FALSE(p.join(10ms));
+  EXPECT_FALSE(p.join(0s));
+  EXPECT_FALSE(p.join(-1s));
+  EXPECT_TRUE(p.is_alive());
+  gate.open();
+  EXPECT_TRUE(p.join(std::nullopt));
+  EXPECT_TRUE(p.join());
+  EXPECT_TRUE(p.join(0s));
+}
+
+TEST_F(ProcessTest, JoinOfItselfIsRefused) {  // P04
+  EXPECT_THROW(mp::current_process().join(), mp::AssertionError);
+  EXPECT_TRUE(mp::current_process().is_alive());
+}
+
+TEST_F(ProcessTest, SeveralThreadsMayJoinOne) {
+  Gate gate;
+  mp::Process p([&gate] { gate.wait(); });
+  p.start();
+  std::vector<std::thread> threads;
+  std::atomic<int> ended{0};
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] { ended += p.join() ? 1 : 0; });
+  }
+  gate.open();
+  for (auto& t : threads) t.join();
+  EXPECT_EQ(ended.load(), 4);
+  EXPECT_EQ(p.exitcode(), 0);
+}
+
+TEST_F(ProcessTest, NamesCountUp) {  // P05; test_process names
+  mp::Process a([] {});
+  mp::Process b([] {});
+  const std::string first = a.name();
+  ASSERT_EQ(first.substr(0, 8), "Process-");
+  EXPECT_EQ(b.name(), "Process-" + std::to_string(std::stoi(first.substr(8)) + 1));
+  a.name("renamed");
+  EXPECT_EQ(a.name(), "renamed");
+  a.close();
+  EXPECT_EQ(a.name(), "renamed");
+  EXPECT_EQ(mp::get_context("fork").Process([] {}).name().substr(0, 12), "ForkProcess-");
+}
+
+TEST_F(ProcessTest, ChildrenOfChildrenAreNamedAfterThem) {  // P05
+  const auto outcome = mp::test::run_program([] {
+    mp::Process p([] {
+      mp::Process inner([] { std::puts(mp::current_process().name().c_str()); });
+      inner.start();
+      inner.join();
+      std::puts(mp::current_process().name().c_str());
+    });
+    p.start();
+    p.join();
+  });
+  EXPECT_EQ(outcome.out, "Process-1:1\nProcess-1\n");
+}
+
+TEST_F(ProcessTest, DaemonFlagIsInheritedAndFixedByStart) {  // P07; test_daemon_argument
+  mp::Process p({.daemon = true}, [] {});
+  EXPECT_TRUE(p.daemon());
+  p.daemon(false);
+  EXPECT_FALSE(p.daemon());
+  p.start();
+  EXPECT_THROW(p.daemon(true), mp::AssertionError);
+  p.join();
+  EXPECT_FALSE(mp::current_process().daemon());
+}
+
+TEST_F(ProcessTest, DaemonMayNotHaveChildren) {  // P03
+  mp::Process p({.daemon = true}, [] {
+    mp::Process inner([] {});
+    const bool inherited = inner.daemon();
+    try {
+      inner.start();
+    } catch (const mp::AssertionError&) {
+      throw mp::SystemExit(inherited ? 5 : 6);
+    }
+  });
+  p.start();
+  p.join();
+  EXPECT_EQ(p.exitcode(), 5);
+}
+
+TEST_F(ProcessTest, PidIsTheChilds) {  // P08, P09
+  Shared<std::atomic<pid_t>> pid;
+  mp::Process p([&pid] {
+    pid->store(::getpid());
+    if (mp::current_process().pid() != ::getpid()) throw mp::SystemExit(1);
+  });
+  p.start();
+  p.join();
+  EXPECT_EQ(p.exitcode(), 0);
+  EXPECT_EQ(p.pid(), pid->load());
+  EXPECT_EQ(p.ident(), p.pid());
+}
+
+TEST_F(ProcessTest, ExitcodeSaysHowItEnded) {  // P10; test_exitcode, test_sys_exit
+  struct Case {
+    void (*body)();
+    int exitcode;
+  };
+  for (const Case& c :
+       std::vector<Case>{{[] {}, 0},
+                         {[] { throw mp::SystemExit(3); }, 3},
+                         {[] { throw mp::SystemExit(); }, 0},
+                         {[] { throw mp::SystemExit(257); }, 1},
+                         {[] { throw mp::SystemExit(-1); }, 255},
+                         {[] { std::exit(9); }, 9},
+                         {[] { ::_exit(10); }, 10},
+                         {[] { ::raise(SIGKILL); }, -SIGKILL},
+                         {[] { ::signal(SIGABRT, SIG_DFL), std::abort(); }, -SIGABRT}}) {
+    mp::Process p(c.body);
+    p.start();
+    p.join();
+    EXPECT_EQ(p.exitcode(), c.exitcode);
+  }
+}
+
+TEST_F(ProcessTest, AuthkeyIsInherited) {  // P11; test_current_process
+  const mp::Bytes key = mp::current_process().authkey();
+  EXPECT_EQ(key.size(), 32U);
+  mp::Process p([key] {
+    if (mp::current_process().authkey() != key) throw mp::SystemExit(1);
+  });
+  EXPECT_EQ(p.authkey(), key);
+  p.start();
+  p.join();
+  EXPECT_EQ(p.exitcode(), 0);
+  mp::Process q([] {
+    if (mp::current_process().authkey() != "secret") throw mp::SystemExit(1);
+  });
+  q.authkey("secret");
+  q.start();
+  q.join();
+  EXPECT_EQ(q.exitcode(), 0);
+}
+
+bool readable(int fd) {
+  pollfd p{fd, POLLIN, 0};
+  return ::poll(&p, 1, 0) == 1;
+}
+
+TEST_F(ProcessTest, SentinelIsReadableAfterTheEnd) {  // P12; test_sentinel
+  Gate gate;
+  mp::Process p([&gate] { gate.wait(); });
+  EXPECT_THROW((void)p.sentinel(), mp::ValueError);
+  p.start();
+  const int sentinel = p.sentinel();
+  EXPECT_FALSE(readable(sentinel));
+  gate.open();
+  p.join();
+  EXPECT_TRUE(readable(sentinel));
+}
+
+TEST_F(ProcessTest, TerminateKillAndInterruptSendTheirSignals) {  // P13, P14, P16; test_terminate
+  struct Case {
+    void (mp::Process::*end)();
+    int exitcode;
+  };
+  for (const Case& c : {Case{&mp::Process::terminate, -SIGTERM}, Case{&mp::Process::kill, -SIGKILL},
+                        Case{&mp::Process::interrupt, -SIGINT}}) {
+    Gate gate;
+    mp::Process p([&gate] { gate.wait(); });
+    EXPECT_THROW((p.*c.end)(), mp::AssertionError);
+    p.start();
+    EXPECT_TRUE(p.is_alive());
+    (p.*c.end)();
+    p.join();
+    EXPECT_EQ(p.exitcode(), c.exitcode);
+    (p.*c.end)();  // nothing to do
+    EXPECT_EQ(p.exitcode(), c.exitcode);
+  }
+}
+
+TEST_F(ProcessTest, TerminateReachesAChildOfAThreadThatBlocksSignals) {  // P13
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  Gate gate;
+  mp::Process p([&gate] { gate.wait(); });
+  ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, &all, &before), 0);
+  p.start();
+  ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, &before, nullptr), 0);
+  p.terminate();
+  p.join();
+  EXPECT_EQ(p.exitcode(), -SIGTERM);
+}
+
+TEST_F(ProcessTest, CloseReleasesAnEndedProcess) {  // P15; test_close
+  Gate gate;
+  mp::Process p([&gate] { gate.wait(); });
+  p.start();
+  EXPECT_THROW(p.close(), mp::ValueError);
+  gate.open();
+  p.join();
+  p.close();
+  p.close();
+  EXPECT_THROW(p.start(), mp::ValueError);
+  EXPECT_THROW(p.join(), mp::ValueError);
+  EXPECT_THROW((void)p.is_alive(), mp::ValueError);
+  EXPECT_THROW(p.terminate(), mp::ValueError);
+  EXPECT_THROW(p.kill(), mp::ValueError);
+  EXPECT_THROW((void)p.pid(), mp::ValueError);
+  EXPECT_THROW((void)p.exitcode(), mp::ValueError);
+  EXPECT_THROW((void)p.sentinel(), mp::ValueError);
+  EXPECT_EQ(p.name().substr(0, 8), "Process-");
+}
+
+TEST_F(ProcessTest, ReprShowsTheStage) {  // P17; test_repr
+  const std::string parent = " parent=" + std::to_string(::getpid()) + " ";
+  Gate gate;
+  mp::Process p({.name = "o'hara", .daemon = true}, [&gate] { gate.wait(); });
+  EXPECT_EQ(p.repr(), "<Process name=\"o'hara\"" + parent + "initial daemon>");
+  p.start();
+  const std::string pid = " pid=" + std::to_string(*p.pid());
+  EXPECT_EQ(p.repr(), "<Process name=\"o'hara\"" + pid + parent + "started daemon>");
+  p.terminate();
+  p.join();
+  EXPECT_EQ(p.repr(),
+            "<Process name=\"o'hara\"" + pid + parent + "stopped exitcode=-SIGTERM daemon>");
+  p.close();
+  EXPECT_EQ(p.repr(), "<Process name=\"o'hara\"" + parent + "closed daemon>");
+  std::ostringstream text;
+  text << p;
+  EXPECT_EQ(text.str(), p.repr());
+}
+
+TEST_F(ProcessTest, MovesLikeAPointer) {
+  mp::Process a(add, 2, 2);
+  mp::Process b = std::move(a);
+  EXPECT_THROW((void)a.name(), mp::ValueError);  // NOLINT(bugprone-use-after-move): the claim
+  b.start();
+  std::vector<mp::Process> all;
+  all.push_back(std::move(b));
+  all.emplace_back(add, 1, 1).start();
+  for (auto& p : all) EXPECT_TRUE(p.join());
+}
+
+TEST_F(ProcessTest, SharedOptionsMakeEqualProcesses) {
+  const mp::ProcessOptions saved{.name = "s"};
+  mp::Process k(saved, add, 1, 2);
+  mp::Process j({}, add, 1, 2);
+  EXPECT_EQ(k.name(), "s");
+  j.start();
+  EXPECT_TRUE(j.join());
+}
+
+TEST_F(ProcessTest, ActiveChildrenAreThoseThatRun) {  // M01; test_active_children
+  Gate gate;
+  mp::Process p([&gate] { gate.wait(); });
+  EXPECT_TRUE(mp::active_children().empty());
+  p.start();
+  ASSERT_EQ(mp::active_children().size(), 1U);
+  EXPECT_EQ(mp::active_children()[0], p.handle());
+  gate.open();
+  for (const auto& child : mp::active_children()) child.join();
+  EXPECT_TRUE(mp::active_children().empty());
+}
+
+TEST_F(ProcessTest, DroppedProcessGoesOn) {
+  Gate gate;
+  told()->store(0);
+  mp::Process([&gate] {
+    gate.wait();
+    told()->store(1);
+  }).start();
+  const auto children = mp::active_children();
+  ASSERT_EQ(children.size(), 1U);
+  gate.open();
+  EXPECT_TRUE(children[0].join());
+  EXPECT_EQ(children[0].exitcode(), 0);
+  EXPECT_EQ(told()->load(), 1);
+}
+
+TEST_F(ProcessTest, MainProcessHasNoParent) {  // M03, M04; test_current_process
+  EXPECT_EQ(mp::current_process().name(), "MainProcess");
+  EXPECT_EQ(mp::current_process().pid(), ::getpid());
+  EXPECT_FALSE(mp::parent_process().has_value());
+}
+
+TEST_F(ProcessTest, ChildKnowsItsParent) {  // M04; test_parent_process
+  const auto outcome = mp::test::run_program([] {
+    mp::Process p([expected = ::getpid()] {
+      const auto parent = mp::parent_process();
+      std::printf("%s %d %d %d\n", parent->name().c_str(), parent->pid() == expected,
+                  parent->is_alive(), parent->join(0s));
+    });
+    p.start();
+    p.join();
+  });
+  EXPECT_EQ(outcome.out, "MainProcess 1 1 0\n");
+}
+
+TEST_F(ProcessTest, ChildLearnsOfItsParentsEnd) {  // M04; test_parent_process
+  const auto outcome = mp::test::run_program([] {
+    Gate started;
+    mp::Process p([&started] {
+      mp::Process orphan([&started] {
+        const auto parent = mp::parent_process();
+        const int sentinel = parent->sentinel();
+        started.open();
+        const bool joined = parent->join();
+        std::printf("%d %d %d\n", joined, parent->is_alive(), readable(sentinel));
+        std::fflush(stdout);
+      });
+      orphan.start();
+      started.wait();
+      ::_exit(0);
+    });
+    p.start();
+    p.join();
+  });
+  EXPECT_EQ(outcome.out, "1 0 1\n");
+}
+
+TEST_F(ProcessTest, BindingHoldsForTheChild) {
+  Shared<std::atomic<int>> cpus;
+  const auto count = [&cpus] {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    ::sched_getaffinity(0, sizeof set, &set);
+    cpus->store(CPU_COUNT(&set));
+  };
+  mp::Process unbound(count);
+  unbound.start();
+  unbound.join();
+  cpu_set_t own;
+  CPU_ZERO(&own);
+  ::sched_getaffinity(0, sizeof own, &own);
+  EXPECT_EQ(cpus->load(), CPU_COUNT(&own));
+  mp::Process bound({.bind = "thread"}, count);
+  bound.start();
+  bound.join();
+  EXPECT_EQ(bound.exitcode(), 0);
+  EXPECT_EQ(cpus->load(), 1);
+  EXPECT_THROW(mp::Process({.bind = "nonsense"}, count), mp::ValueError);
+}
+
+TEST_F(ProcessTest, IgnoredChildSignalLeavesTheCodeUnknown) {
+  const auto outcome = mp::test::run_program([] {
+    ::signal(SIGCHLD, SIG_IGN);
+    mp::Process p([] {});
+    p.start();
+    p.join();
+    std::printf("%d %d\n", p.is_alive(), *p.exitcode());
+  });
+  EXPECT_EQ(outcome.out, "0 255\n");
+}
+
+struct NotCopyable {
+  std::unique_ptr<int> p;
+  void operator()() const {}
+};
+static_assert(!std::is_constructible_v<mp::Process, NotCopyable>);
+static_assert(!std::is_constructible_v<mp::Process, void (*)(int*), int*>);
+static_assert(!std::is_constructible_v<mp::Process, void (*)(std::thread&), std::thread>);
+static_assert(!std::is_copy_constructible_v<mp::Process>);
+static_assert(std::is_nothrow_move_constructible_v<mp::Process>);
+
+}  // namespace
