@@ -109,7 +109,22 @@ class Token {
 }  // namespace
 
 template <>
-struct wire::is_handle<Token> : std::true_type {};
+struct wire::Custom<Token> {
+  static void encode(Writer& out, const Token& value) {
+    auto* const copy = new Token(value);
+    out.keep(out.size(), [](std::byte* place) noexcept {
+      Token* kept = nullptr;
+      std::memcpy(&kept, place, sizeof kept);
+      delete kept;
+    });
+    out.put(copy);
+  }
+  static Token decode(Reader& in) {
+    auto* const kept = in.take<Token*>();
+    const std::unique_ptr<Token> owner(in.references() == References::take ? kept : nullptr);
+    return *kept;
+  }
+};
 
 namespace {
 

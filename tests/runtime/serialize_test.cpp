@@ -159,7 +159,22 @@ struct ThrowsOnSave {
 }  // namespace
 
 template <>
-struct wire::is_handle<Handle> : std::true_type {};
+struct wire::Custom<Handle> {
+  static void encode(Writer& out, const Handle& value) {
+    auto* const copy = new Handle(value);
+    out.keep(out.size(), [](std::byte* place) noexcept {
+      Handle* kept = nullptr;
+      std::memcpy(&kept, place, sizeof kept);
+      delete kept;
+    });
+    out.put(copy);
+  }
+  static Handle decode(Reader& in) {
+    auto* const kept = in.take<Handle*>();
+    const std::unique_ptr<Handle> owner(in.references() == References::take ? kept : nullptr);
+    return *kept;
+  }
+};
 
 namespace {
 

@@ -5,10 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <millrace/function.hpp>
 #include <millrace/wire/kinds.hpp>
-#include <new>
 #include <utility>
 
 namespace millrace::wire {
@@ -45,42 +43,6 @@ template <class T>
 struct Codec<T, Kind::bytes> {
   static void encode(Writer& out, const T& value) { out.put(value); }
   static T decode(Reader& in) { return in.take<T>(); }
-};
-
-// A handle's bytes in a message are a live handle object that nobody destroys: the reference it
-// counts belongs to the message.
-template <class T>
-struct Codec<T, Kind::handle> {
-  static_assert(sizeof(T) == sizeof(void*), "a handle is exactly one arena pointer");
-
-  static void encode(Writer& out, const T& value) {
-    alignas(T) std::byte bits[sizeof(T)];
-    T* const copy = ::new (bits) T(value);
-    const std::size_t offset = out.size();
-    try {
-      out.keep(offset, drop);
-      out.write(bits, sizeof bits);
-    } catch (...) {
-      if (out.size() == offset) std::destroy_at(copy);
-      throw;
-    }
-  }
-  static T decode(Reader& in) {
-    alignas(T) std::byte bits[sizeof(T)];
-    in.read(bits, sizeof bits);
-    T* const kept = std::launder(reinterpret_cast<T*>(bits));
-    if (in.references() == References::borrow) return T(*kept);
-    T taken(std::move(*kept));
-    std::destroy_at(kept);
-    return taken;
-  }
-
- private:
-  static void drop(std::byte* place) noexcept {
-    alignas(T) std::byte bits[sizeof(T)];
-    std::memcpy(bits, place, sizeof bits);
-    std::destroy_at(std::launder(reinterpret_cast<T*>(bits)));
-  }
 };
 
 template <class T>

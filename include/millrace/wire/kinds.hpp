@@ -23,15 +23,12 @@ class InputArchive;
 template <class F, class... A>
 class Partial;
 
-/// Specialised for types of the library that bring their own encoding:
-/// `static void encode(Writer&, const T&)` and `static T decode(Reader&)`.
+/// Specialised for types of the library that bring their own encoding, handles first of all:
+/// `static void encode(Writer&, const T&)` and `static T decode(Reader&)`. One that counts
+/// references puts one into the message, with Writer::keep(), and takes or leaves it as
+/// Reader::references() says.
 template <class T>
 struct Custom {};
-
-/// Specialised as true for a handle: an object of exactly one arena pointer, whose copy constructor
-/// and destructor count references and which stays valid when its bytes are moved.
-template <class T>
-struct is_handle : std::false_type {};
 
 /// Specialised by <millrace/cereal.hpp> for what only cereal knows how to serialise:
 /// `static void encode(Writer&, const T&)` and `static void decode_into(Reader&, T&)`.
@@ -51,7 +48,6 @@ consteval std::string_view type_name() {
 enum class Kind {
   none,             // cannot travel
   custom,           // Custom<T>
-  handle,           // one arena pointer, counted
   archived,         // serialize() or save() and load()
   function,         // pointer to function
   member_function,  // pointer to member function
@@ -276,8 +272,6 @@ consteval Kind kind_of() {
     return Kind::none;
   } else if constexpr (HasCustom<T>) {
     return Kind::custom;
-  } else if constexpr (is_handle<T>::value) {
-    return Kind::handle;
   } else if constexpr (Archived<T>) {
     return std::default_initializable<T> ? Kind::archived : Kind::none;
   } else if constexpr (std::is_member_function_pointer_v<T>) {
