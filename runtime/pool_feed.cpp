@@ -24,7 +24,7 @@ void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
   if (state_ != State::run) throw ValueError("Pool not running");
   if (broken_) std::rethrow_exception(broken_);
   job->id_ = next_job_id_++;
-  job->owner_ = std::this_thread::get_id();
+  job->owner_ = thread_token();
   job->started_ = job->settings_.progress ? Clock::now() : Clock::time_point{};
   if (!job->settings_.joblog.empty()) job->log_ = Joblog::open(*job);
   if (!context.empty()) {
@@ -45,7 +45,7 @@ void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
 
 bool ProcessPool::may_feed(const Job& job) const {
   return !job.exhausted_ && !job.abandoned_ && !job.window_full() &&
-         (!job.settings_.caller_feeds || job.owner_ == std::this_thread::get_id());
+         (!job.settings_.caller_feeds || job.owner_ == thread_token());
 }
 
 // Gives out pieces while there is room: the highest priority first, equals in turn, so that a long

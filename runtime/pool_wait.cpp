@@ -70,8 +70,7 @@ bool ProcessPool::something_arrived(const Job* job) const {
         TaskRing::look(shared_->rings[i]->at(static_cast<std::size_t>(slot))));
     if (tag == shm::TaskTag::done || tag == shm::TaskTag::failed) return true;
   }
-  if (job != nullptr && job->glance()) return true;
-  return kicked_.load(std::memory_order_relaxed) != 0;
+  return job != nullptr && job->glance();
 }
 
 bool ProcessPool::anything_arrived(const Job* job) const {
@@ -99,7 +98,6 @@ void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline)
   if (const auto limit = next_deadline(); limit && *limit < deadline) deadline = *limit;
   const bool in_order = job != nullptr && job->settings_.caller_feeds;
   shared_->eager.store(in_order ? 1 : 0, std::memory_order_relaxed);
-  kicked_.store(0, std::memory_order_relaxed);
   lock.unlock();
   const auto finish = [&] {
     lock.lock();

@@ -89,11 +89,17 @@ ProcessPool::~ProcessPool() {
   if (::getpid() != owner_pid_) {
     // A forked child's copy: nothing of it is the child's to end.
     (void)zygote_.release();
+    for (auto& lane : lanes_) (void)lane.release();
+    for (auto& range : ranges_) (void)range.release();
     if (collector_.joinable()) collector_.detach();
     return;
   }
   terminate();
-  if (collector_.joinable()) collector_.join();
+  if (collector_.get_id() == std::this_thread::get_id()) {
+    collector_.detach();  // destroyed by a callback of its own
+  } else if (collector_.joinable()) {
+    collector_.join();
+  }
   ranges_.clear();
   for (auto& lane : lanes_) {
     for (Ticket& ticket : lane->tickets) ticket.writer.drop();
@@ -250,7 +256,7 @@ void ProcessPool::join() {
     // Jobs whose input this thread has to read are read to their end now.
     const JobPtr first = jobs_.front();
     for (const JobPtr& job : jobs_) {
-      if (job->settings_.caller_feeds && job->owner_ == std::this_thread::get_id()) job->unbound();
+      if (job->settings_.caller_feeds && job->owner_ == thread_token()) job->unbound();
     }
     struct Drained final : Job {
       explicit Drained(const JobPtr& wanted) : Job({}), job(wanted) {}

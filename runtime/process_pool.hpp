@@ -16,7 +16,6 @@
 //  4. User code (callbacks, progress) runs without the lock.
 #pragma once
 
-#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -51,7 +50,8 @@ class ProcessPool final : public PoolCore, public std::enable_shared_from_this<P
   void poll(Job& job) override;
   bool cancel(Job& job, const std::exception_ptr& error) override;
   void abandon(Job& job) override;
-  std::unique_lock<std::mutex> guard() override { return std::unique_lock(mutex_); }
+  void lock() override { mutex_.lock(); }
+  void unlock() override { mutex_.unlock(); }
   void run_range(const RangeCall& call) override;
   void check_running() const override;
   bool reaches_private_memory() const override;
@@ -186,7 +186,6 @@ class ProcessPool final : public PoolCore, public std::enable_shared_from_this<P
   std::uint64_t seen_completed_ = 0;
   std::uint64_t seen_deaths_ = 0;
   std::vector<std::int32_t> watched_;        ///< listener: per lane, the slot to look at first
-  std::atomic<std::uint32_t> kicked_{0};     ///< another thread wants the listener to look
 
   std::thread collector_;
   std::condition_variable collector_wake_;

@@ -44,7 +44,7 @@ class AsyncResult {
   /// True when the call has ended, well or not. Does not block.
   [[nodiscard]] bool ready() {
     core_->poll(*job_);
-    const auto lock = core_->guard();
+    const runtime::JobGuard lock(*core_);
     return job_->done();
   }
   /// True when the call ended without an exception; ValueError before ready().
@@ -108,7 +108,7 @@ class ImapIterator {
     }
     std::optional<Outcome<Item>> item;
     {
-      const auto lock = core_->guard();
+      const runtime::JobGuard lock(*core_);
       item = job_->take();
     }
     if (!item) return std::nullopt;

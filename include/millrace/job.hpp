@@ -2,17 +2,14 @@
 // Nothing here is for users; the templates of pool.hpp need it.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <millrace/function.hpp>
@@ -128,7 +125,7 @@ class Job {
   bool completing_ = false;
   bool done_ = false;
   bool abandoned_ = false;
-  std::thread::id owner_{};
+  std::uintptr_t owner_ = 0;  ///< thread_token() of the thread that made it
   Timeout::Clock::time_point started_{};
   Timeout::Clock::time_point reported_{};
   std::shared_ptr<class Joblog> log_{};
@@ -163,8 +160,9 @@ class PoolCore {
   virtual bool cancel(Job& job, const std::exception_ptr& error) = 0;
   /// Nobody will look at the job's results any more: no further input is read.
   virtual void abandon(Job& job) = 0;
-  /// The lock that protects every job of the pool.
-  [[nodiscard]] virtual std::unique_lock<std::mutex> guard() = 0;
+  /// The lock that protects every job of the pool; see JobGuard.
+  virtual void lock() = 0;
+  virtual void unlock() = 0;
 
   /// Runs a range call to its end; throws its first failure.
   virtual void run_range(const RangeCall& call) = 0;
@@ -185,6 +183,24 @@ class PoolCore {
   static std::shared_ptr<PoolCore> make(const PoolOptions& options,
                                         std::function<void()> initializer);
 };
+
+/// Holds the lock that protects every job of a pool.
+class JobGuard {
+ public:
+  explicit JobGuard(PoolCore& core) : core_(core) { core_.lock(); }
+  JobGuard(const JobGuard&) = delete;
+  JobGuard& operator=(const JobGuard&) = delete;
+  ~JobGuard() { core_.unlock(); }
+
+ private:
+  PoolCore& core_;
+};
+
+/// A number that no other thread of the process has at the same time.
+[[nodiscard]] inline std::uintptr_t thread_token() noexcept {
+  static thread_local const char own = 0;
+  return reinterpret_cast<std::uintptr_t>(&own);
+}
 
 /// CPython's default chunk: n / (4 * workers), rounded up, at least 1.
 [[nodiscard]] std::uint64_t default_chunk(std::uint64_t items, int workers) noexcept;

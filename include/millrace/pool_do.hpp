@@ -1,7 +1,6 @@
 // The bodies of Pool's templates: each turns one call into one job. Included by pool.hpp.
 #pragma once
 
-#include <algorithm>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -52,11 +51,10 @@ auto items_of(R&& items) {
 template <class R, class V>
 concept BulkInput =
     std::ranges::contiguous_range<R> && std::ranges::sized_range<R> &&
-    std::same_as<std::ranges::range_value_t<R>, V> && std::is_trivially_copyable_v<V> &&
-    std::is_default_constructible_v<V> && !wire::is_handle<V>::value;
+    std::same_as<std::ranges::range_value_t<R>, V> && wire::kBitwise<V> &&
+    std::is_default_constructible_v<V>;
 template <class R>
-concept BulkResult = std::is_trivially_copyable_v<R> && !std::is_pointer_v<R> &&
-                     !std::is_function_v<std::remove_pointer_t<R>> && !wire::is_handle<R>::value;
+concept BulkResult = wire::kBitwise<R>;
 
 template <class Caller, class F, class V>
 struct ResultFor : ResultOf<F, V> {};
@@ -227,7 +225,7 @@ auto Pool::do_imap(F f, R&& items, const Options& options, bool ordered) {
   made.chunk = chunk;
   made.signature = wire::type_hash<runtime::OutcomeEntry<runtime::CallItem, F, V>>();
   const std::uint64_t window =
-      options.window != 0 ? std::max<std::uint64_t>(options.window, chunk)
+      options.window != 0 ? runtime::larger(options.window, chunk)
                           : 16 * static_cast<std::uint64_t>(core().workers()) * chunk;
   auto make_job = [&](Source source) {
     return std::make_shared<runtime::ImapJob<Source, V, runtime::Valued<Item>>>(
@@ -262,9 +260,7 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
                      "; they must be of one size");
   }
   core().check_running();
-  if constexpr (std::is_trivially_copyable_v<V> && std::is_trivially_copyable_v<R> &&
-                std::is_default_constructible_v<V> && !wire::is_handle<V>::value &&
-                !wire::is_handle<R>::value) {
+  if constexpr (wire::kBitwise<V> && wire::kBitwise<R> && std::is_default_constructible_v<V>) {
     const bool shared = runtime::in_arena(std::ranges::data(in), size * sizeof(V)) &&
                         runtime::in_arena(std::ranges::data(out), size * sizeof(R));
     if (shared || core().reaches_private_memory()) {
@@ -278,7 +274,8 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
     }
   }
   auto results = map(std::move(f), std::forward<In>(in), options);
-  std::ranges::move(results, std::ranges::begin(out));
+  auto to = std::ranges::begin(out);
+  for (auto&& result : results) *to++ = static_cast<R>(std::move(result));
 }
 
 template <class F>
@@ -298,8 +295,7 @@ void Pool::run_range(const F& f, runtime::FunctionId entry, runtime::RangeCall c
   core().check_running();
   const auto workers = static_cast<std::uint64_t>(core().workers());
   call.chunk = runtime::chunk_of(options.chunksize, size, core().workers(),
-                                 std::max<std::uint64_t>(1, (size + 32 * workers - 1) /
-                                                                (32 * workers)));
+                                 runtime::larger(1, (size + 32 * workers - 1) / (32 * workers)));
   if (size == 0) return;
   runtime::JobContext<F> context(prefix, f);
   call.entry = entry;

@@ -173,7 +173,7 @@ template <class Caller, class F, class V, class R>
 void run_bulk(F& f, const std::byte* in, std::byte* out, std::uint64_t count) {
   for (std::uint64_t i = 0; i < count; ++i) {
     V item;
-    std::memcpy(&item, in + i * sizeof(V), sizeof(V));
+    std::memcpy(static_cast<void*>(&item), in + i * sizeof(V), sizeof(V));
     const R result = Caller::call(f, item);
     std::memcpy(out + i * sizeof(R), &result, sizeof(R));
   }
@@ -242,7 +242,7 @@ struct ReduceEntry {
     if constexpr (std::is_trivially_copyable_v<V> && std::is_default_constructible_v<V>) {
       if (items != nullptr) {
         V item;
-        std::memcpy(&item, items + i * sizeof(V), sizeof(V));
+        std::memcpy(static_cast<void*>(&item), items + i * sizeof(V), sizeof(V));
         return item;
       }
     }
@@ -290,7 +290,7 @@ struct MapIntoPrivateEntry {
       read_parent(in, place.in + i * sizeof(V), count * sizeof(V));
       for (std::uint64_t k = 0; k < count; ++k) {
         V item;
-        std::memcpy(&item, in + k * sizeof(V), sizeof(V));
+        std::memcpy(static_cast<void*>(&item), in + k * sizeof(V), sizeof(V));
         const R result = static_cast<R>(wire::call(f, item));
         std::memcpy(out + k * sizeof(R), &result, sizeof(R));
       }

@@ -2,13 +2,9 @@
 // replies together again. Every member function is called under the pool's lock.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <exception>
-#include <iterator>
-#include <map>
 #include <memory>
 #include <optional>
 #include <ranges>
@@ -24,14 +20,39 @@
 
 namespace millrace::runtime {
 
+constexpr std::uint64_t smaller(std::uint64_t a, std::uint64_t b) noexcept { return a < b ? a : b; }
+constexpr std::uint64_t larger(std::uint64_t a, std::uint64_t b) noexcept { return a < b ? b : a; }
+
+/// Parts of a result that arrived before their turn, by the index of their first item. Few: as many
+/// as pieces are under way.
+template <class Part>
+class EarlyParts {
+ public:
+  void put(std::uint64_t first, Part part) { parts_.emplace_back(first, std::move(part)); }
+  /// Takes the part that begins at `first`, if it is there.
+  std::optional<Part> take(std::uint64_t first) {
+    for (auto& entry : parts_) {
+      if (entry.first != first) continue;
+      std::optional<Part> part(std::move(entry.second));
+      entry = std::move(parts_.back());
+      parts_.pop_back();
+      return part;
+    }
+    return std::nullopt;
+  }
+
+ private:
+  std::vector<std::pair<std::uint64_t, Part>> parts_;
+};
+
 /// Items of the next piece: a fixed number, or guided: half of what is left, shared out.
 class Chunker {
  public:
   Chunker(std::uint64_t chunk, bool guided, int workers) noexcept
       : chunk_(chunk), guided_(guided), workers_(static_cast<std::uint64_t>(workers)) {}
   [[nodiscard]] std::uint64_t next(std::uint64_t left) const noexcept {
-    if (!guided_) return std::min(left, chunk_);
-    return std::min(left, std::max<std::uint64_t>(1, left / (2 * workers_)));
+    if (!guided_) return smaller(left, chunk_);
+    return smaller(left, larger(1, left / (2 * workers_)));
   }
 
  private:
@@ -199,22 +220,25 @@ class MapJob final : public ResultJob<std::conditional_t<std::is_void_v<R>, None
   void deliver(const Piece& piece, wire::Reader& reply, const PieceReport&) override {
     if constexpr (!std::is_void_v<R>) {
       if (this->error_) return;
-      std::vector<R>& part = piece.first == appended_ ? result_ : later_[piece.first];
-      for (std::uint64_t i = 0; i < piece.count; ++i) part.push_back(wire::decode<R>(reply));
-      if (piece.first == appended_) append(piece.count);
+      if (piece.first != appended_) {
+        Result part;
+        decode(reply, piece.count, part);
+        later_.put(piece.first, std::move(part));
+        return;
+      }
+      decode(reply, piece.count, result_);
+      appended_ += piece.count;
+      while (auto part = later_.take(appended_)) {
+        appended_ += part->size();
+        for (auto&& item : *part) result_.push_back(std::move(item));
+      }
     }
   }
   Result& result() override { return result_; }
 
  private:
-  // Appends the parts that had arrived before their turn.
-  void append(std::uint64_t count) {
-    appended_ += count;
-    for (auto it = later_.begin(); it != later_.end() && it->first == appended_;
-         it = later_.erase(it)) {
-      appended_ += it->second.size();
-      std::ranges::move(it->second, std::back_inserter(result_));
-    }
+  static void decode(wire::Reader& reply, std::uint64_t count, Result& to) {
+    for (std::uint64_t i = 0; i < count; ++i) to.push_back(wire::decode<R>(reply));
   }
 
   ItemSource<Items, V> source_;
@@ -223,7 +247,7 @@ class MapJob final : public ResultJob<std::conditional_t<std::is_void_v<R>, None
   std::uint64_t next_ = 0;
   std::uint64_t appended_ = 0;
   Result result_{};
-  std::map<std::uint64_t, Result> later_;
+  EarlyParts<Result> later_;
 };
 
 /// map where every item runs and yields an Outcome.
@@ -281,7 +305,7 @@ class CollectJob final : public ResultJob<std::vector<Outcome<R>>> {
 };
 
 /// How much of a bulk input travels at once: it stays in the second-level cache on its way.
-inline constexpr std::uint64_t kBulkBytes = 128 * 1024;
+inline constexpr std::uint64_t kBulkBytes = 120 * 1024;
 
 /// map over contiguous trivially copyable items: bytes out, bytes back, appended in input order.
 /// Keeper owns the items where the caller does not.
@@ -315,10 +339,10 @@ class BulkMapJob final : public ResultJob<std::conditional_t<std::is_void_v<R>, 
   }
   Piece skip() override {
     if (chunk_end_ == next_) chunk_end_ += chunker_.next(size_ - next_);
-    const std::uint64_t widest = std::max(sizeof(V), sizeof(Item));
+    const std::uint64_t widest = larger(sizeof(V), sizeof(Item));
     const Piece piece{
         .first = next_,
-        .count = std::min(chunk_end_ - next_, std::max<std::uint64_t>(1, kBulkBytes / widest)),
+        .count = smaller(chunk_end_ - next_, larger(1, kBulkBytes / widest)),
         .starts_chunk = chunk_begin_ == next_};
     next_ += piece.count;
     if (next_ == chunk_end_) chunk_begin_ = next_;
@@ -330,15 +354,11 @@ class BulkMapJob final : public ResultJob<std::conditional_t<std::is_void_v<R>, 
       if (this->error_) return;
       const std::byte* bytes = reply.skip(piece.count * sizeof(R));
       if (piece.first != appended_) {
-        later_[piece.first].assign(bytes, bytes + piece.count * sizeof(R));
+        later_.put(piece.first, std::vector<std::byte>(bytes, bytes + piece.count * sizeof(R)));
         return;
       }
       append(bytes, piece.count);
-      while (!later_.empty() && later_.begin()->first == appended_) {
-        const auto& part = later_.begin()->second;
-        append(part.data(), part.size() / sizeof(R));
-        later_.erase(later_.begin());
-      }
+      while (const auto part = later_.take(appended_)) append(part->data(), part->size() / sizeof(R));
     }
   }
   Result& result() override { return result_; }
@@ -365,7 +385,7 @@ class BulkMapJob final : public ResultJob<std::conditional_t<std::is_void_v<R>, 
   std::uint64_t chunk_end_ = 0;
   std::uint64_t appended_ = 0;
   Result result_{};
-  std::map<std::uint64_t, std::vector<std::byte>> later_;
+  EarlyParts<std::vector<std::byte>> later_;
 };
 
 /// reduce: partial results of chunks, combined in item order at the end.
@@ -401,7 +421,7 @@ class ReduceJob final : public ResultJob<std::vector<std::optional<T>>> {
     return piece;
   }
   Piece skip() override {
-    const Piece piece{.first = next_, .count = std::min(chunk_, size_ - next_)};
+    const Piece piece{.first = next_, .count = smaller(chunk_, size_ - next_)};
     next_ += piece.count;
     return piece;
   }
@@ -445,7 +465,7 @@ class ImapJobBase : public Job {
 
   /// True when an item can be taken now.
   [[nodiscard]] bool has_next() const {
-    return !arrived_.empty() && (!ordered_ || arrived_.front().has_value());
+    return head_ < arrived_.size() && arrived_[head_].has_value();
   }
   /// Takes the next item; nullopt at the end. Throws what the source threw, once, at its place.
   std::optional<Outcome<R>> take() {
@@ -453,9 +473,12 @@ class ImapJobBase : public Job {
       if (source_error_) std::rethrow_exception(std::exchange(source_error_, nullptr));
       return std::nullopt;
     }
-    std::optional<Outcome<R>> item = std::move(arrived_.front());
-    arrived_.pop_front();
+    std::optional<Outcome<R>> item = std::exchange(arrived_[head_], std::nullopt);
     ++taken_;
+    if (++head_ == arrived_.size() || head_ >= 4096) {
+      arrived_.erase(arrived_.begin(), arrived_.begin() + static_cast<std::ptrdiff_t>(head_));
+      head_ = 0;
+    }
     return item;
   }
 
@@ -466,17 +489,18 @@ class ImapJobBase : public Job {
  private:
   void put(std::uint64_t index, Outcome<R> outcome) {
     if (!ordered_) {
-      arrived_.push_back(std::move(outcome));
+      arrived_.emplace_back(std::move(outcome));
       return;
     }
-    const std::uint64_t at = index - taken_;
+    const std::uint64_t at = index - taken_ + head_;
     if (arrived_.size() <= at) arrived_.resize(at + 1);
     arrived_[at].emplace(std::move(outcome));
   }
 
   std::uint64_t taken_ = 0;
   bool ordered_;
-  std::deque<std::optional<Outcome<R>>> arrived_;
+  std::vector<std::optional<Outcome<R>>> arrived_;  ///< from head_ on: in order, or as they came
+  std::size_t head_ = 0;
   std::exception_ptr source_error_;
 };
 
