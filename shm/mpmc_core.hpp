@@ -59,7 +59,7 @@ enum class RingResult {
 template <class V>
 concept DeathsView = requires(V& view, std::uint32_t owner) {
   { view.is_dead(owner) } -> std::convertible_to<bool>;
-  { view.deaths().load(std::memory_order_acquire) } -> std::convertible_to<std::uint64_t>;
+  { view.deaths().load(std::memory_order_relaxed) } -> std::convertible_to<std::uint64_t>;
   view.check_alive(owner);
 };
 
@@ -234,8 +234,9 @@ class MpmcCore {
 
   template <DeathsView V>
   Walk begin(V& view, Scan& scan) {
-    // DEATH edge: acquire; pairs with the release by which a death is counted. Whoever sees the
-    // count sees the owner dead, and so takes back itself what nobody else did.
+    // OBSERVE deaths: acquire; pairs with the release by which mark_dead() of process_table.hpp
+    // counts a death (PUBLISH deaths). Whoever sees the count sees the owner dead, and so takes
+    // back itself what nobody else did.
     const std::uint64_t deaths = view.deaths().load(std::memory_order_acquire);
     const std::uint64_t head = hints_->head.load(std::memory_order_relaxed);  // a hint
     if (deaths != scan.seen) [[unlikely]] {
@@ -301,8 +302,8 @@ class MpmcCore {
     if (!view.is_dead(owner_of(seen))) return false;
     const std::uint64_t next =
         tag == kWriting ? word(lap_of(seen) + 1, 0, kFree) : word(lap_of(seen), 0, kReady);
-    // TAKE BACK: acq_rel, continues the release sequence of PUBLISH slot. Losing the race is as
-    // good: somebody else took it back.
+    // CLAIM slot: acq_rel, takes back; continues the release sequence of PUBLISH slot. Losing the
+    // race is as good: somebody else took it back.
     slot.state.compare_exchange_strong(seen, next, std::memory_order_acq_rel,
                                        std::memory_order_relaxed);
     return true;

@@ -72,9 +72,10 @@ inline void cpu_relax() noexcept {
 inline void store_load_barrier() noexcept {
 #if defined(MILLRACE_TSAN)
   thread_local std::atomic<std::uint32_t> own{0};
-  own.fetch_add(1, std::memory_order_seq_cst);  // a full barrier of the cpu; nobody else reads it
+  // BARRIER: nobody else reads the word; pairs with the other side's BARRIER.
+  own.fetch_add(1, std::memory_order_seq_cst);
 #else
-  std::atomic_thread_fence(std::memory_order_seq_cst);  // pairs with the one of the other side
+  std::atomic_thread_fence(std::memory_order_seq_cst);  // BARRIER: pairs with the other side's
 #endif
 }
 
@@ -126,8 +127,8 @@ class BasicParkingSpot {
   /// Announces a sleeper. The caller must look at its condition after this and before wait().
   /// Memory ordering: a store-load barrier between the announcement and that look.
   Key prepare() noexcept {
-    // SLEEP edge: seq_cst against the waker's look at the bit; a stale condition cannot be read
-    // after the barrier unless the waker reads this bit.
+    // SLEEP: seq_cst against LOOK for sleepers; a stale condition cannot be read after the barrier
+    // unless the waker reads this bit.
     const Key key = word_.fetch_or(kSleepers, std::memory_order_seq_cst) | kSleepers;
     P::store_load_barrier();
     return key;
@@ -158,7 +159,7 @@ class BasicParkingSpot {
   /// True when somebody may sleep here. Without a barrier of its own: for callers that look again
   /// and again, or that have just executed one.
   [[nodiscard]] bool maybe_asleep() const noexcept {
-    // SLEEP edge: relaxed, see above.
+    // LOOK for sleepers: relaxed, see above; pairs with SLEEP.
     return (word_.load(std::memory_order_relaxed) & kSleepers) != 0;
   }
 
@@ -173,7 +174,8 @@ class BasicParkingSpot {
   static constexpr Key kEpoch = 2;
 
   bool anyone() noexcept {
-    P::store_load_barrier();  // SLEEP edge: between the caller's condition and the look at the bit
+    P::store_load_barrier();  // LOOK for sleepers: between the caller's condition and the look at
+                              // the bit
     return maybe_asleep();
   }
 
@@ -181,9 +183,11 @@ class BasicParkingSpot {
   // If the word moved on meanwhile the bit stays (harmless, invariant 3), the sleepers wake anyhow.
   void clear(Key seen) noexcept {
     const Key next = (seen & ~kSleepers) + kEpoch;
+    // EPOCH, see notify_one(); acquire too, whoever clears has seen what it clears.
     if (!word_.compare_exchange_strong(seen, next, std::memory_order_acq_rel,
                                        std::memory_order_relaxed)) {
-      word_.fetch_add(kEpoch, std::memory_order_release);  // EPOCH, see notify_one()
+      // EPOCH, see notify_one().
+      word_.fetch_add(kEpoch, std::memory_order_release);
     }
     P::wake(word_, INT_MAX);
   }

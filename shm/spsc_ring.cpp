@@ -87,38 +87,52 @@ SpscRing::Bulk SpscRing::decode(std::uint64_t cell, std::uint64_t tail) const {
 // ---- producer
 
 SpscRing::Producer::Producer(const SpscRing& ring) : SpscRing(ring) {
-  // OBSERVE tail: acquire, so that what the consumer has read may be overwritten.
-  position_ = header_->cursor_tail.load(std::memory_order_acquire) / 8;
-  seen_line_tail_ = position_;
-  seen_bulk_tail_ = header_->bulk_tail.load(std::memory_order_acquire);  // OBSERVE tail
+  // OBSERVE tail: acquire, so that what the consumer has read may be overwritten. The bulk first:
+  // then the cursor is no older, and all bulk from the cursor on lies behind this tail.
+  seen_bulk_tail_ = header_->bulk_tail.load(std::memory_order_acquire);
+  const std::uint64_t cursor =
+      header_->cursor_tail.load(std::memory_order_acquire);  // OBSERVE tail
   bulk_head_ = seen_bulk_tail_;
-  for (std::uint64_t walked = 0; walked <= line_count_; ++walked, ++position_) {
-    // OBSERVE line: acquire, the cells of a dead predecessor are read below.
-    line_ = &line(position_);
-    control_ = line_->control.load(std::memory_order_acquire);
-    if ((control_ & ~(kClosed | kCodes)) != lap(position_)) break;
-    for (cell_ = 0; cell_ < kCellCount;) {
-      const std::uint64_t code = (control_ >> (kCodeBits * cell_)) & kCodeMask;
-      if (code == 0) break;
-      if (code > kBulkCode) corrupt("code of a message", code);
-      if (code == kBulkCode) {
-        const Bulk bulk = decode(line_->cell[cell_], bulk_head_);
-        bulk_head_ = bulk.start + up_to_64(bulk.bytes);
-      }
-      cell_ += code == kBulkCode ? 1 : cells_for(code - 1);
-    }
-    if (cell_ > kCellCount) corrupt("control word of a line", control_);
-    published_ = control_;
-    if ((control_ & kClosed) == 0) return;
-    if (walked == line_count_ - 1) {  // full: stay behind the last line
-      cell_ = kCellCount;
-      return;
-    }
+  seen_line_tail_ = cursor / 8;
+  unsigned first = static_cast<unsigned>(cursor % 8);
+  for (position_ = seen_line_tail_; position_ - seen_line_tail_ < line_count_; ++position_) {
+    const bool used = take_up_line(first);
+    first = 0;
+    if (!used || (control_ & kClosed) == 0) return;
   }
+  --position_;  // every line is full: behind the last one
+  cell_ = kCellCount;
+}
+
+// Finds out what a predecessor published in the line, from one of its cells on; false: nothing.
+bool SpscRing::Producer::take_up_line(unsigned first) {
   line_ = &line(position_);
-  control_ = lap(position_);
+  cell_ = first;
+  // OBSERVE line: acquire, the cells of a dead predecessor are read below.
+  control_ = line_->control.load(std::memory_order_acquire);
+  if ((control_ & ~(kClosed | kCodes)) != lap(position_)) {
+    control_ = lap(position_);
+    published_ = control_;
+    cell_ = 0;
+    return false;
+  }
   published_ = control_;
-  cell_ = 0;
+  for (std::uint64_t codes = (control_ & kCodes) >> (kCodeBits * cell_);
+       (codes & kCodeMask) != 0;) {
+    const std::uint64_t code = codes & kCodeMask;
+    if (code > kBulkCode) corrupt("code of a message", code);
+    unsigned cells = 1;
+    if (code == kBulkCode) {
+      const Bulk bulk = decode(line_->cell[cell_], bulk_head_);
+      bulk_head_ = bulk.start + up_to_64(bulk.bytes);
+    } else {
+      cells = cells_for(code - 1);
+    }
+    cell_ += cells;
+    codes >>= kCodeBits * cells;
+  }
+  if (cell_ > kCellCount) corrupt("control word of a line", control_);
+  return true;
 }
 
 void SpscRing::Producer::observe_tails() {

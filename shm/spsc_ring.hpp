@@ -232,6 +232,7 @@ class SpscRing::Producer : private SpscRing {
       publish_line();
     }
   }
+  bool take_up_line(unsigned first);
   bool open_next_line();
   std::byte* reserve_bulk(std::size_t bytes);
   void commit_bulk(std::size_t bytes, Publish when) noexcept;
@@ -291,8 +292,8 @@ class SpscRing::Consumer : private SpscRing {
     if (!message) [[unlikely]]
       return -1;
     if (message.size == capacity) {  // of known size when inlined
-      std::memcpy(to, message.data, capacity);
-    } else {
+      if (capacity != 0) std::memcpy(to, message.data, capacity);
+    } else if (capacity != 0) {
       std::memcpy(to, message.data, message.size < capacity ? message.size : capacity);
     }
     release();
