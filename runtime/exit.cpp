@@ -45,7 +45,7 @@ void forget_parents_exit() noexcept { g_exiting.store(false, std::memory_order_r
 }();
 
 // Takes the callback out, so that it runs once whoever asks, and outside of the lock.
-std::unique_ptr<Callback> take(FinalizerEntry& entry) {
+std::unique_ptr<Deferred> take(FinalizerEntry& entry) {
   Finalizers& all = finalizers();
   const std::lock_guard guard(all.mutex);
   if (entry.priority) {
@@ -68,7 +68,7 @@ std::shared_ptr<FinalizerEntry> next_at_exit(int lowest) {
   return best;
 }
 
-void call_quietly(Callback& callback) noexcept {
+void call_quietly(Deferred& callback) noexcept {
   try {
     callback.call();
   } catch (...) {
@@ -82,13 +82,13 @@ void call_quietly(Callback& callback) noexcept {
 
 void run_at_exit(int lowest) noexcept {
   while (const std::shared_ptr<FinalizerEntry> entry = next_at_exit(lowest)) {
-    if (const std::unique_ptr<Callback> callback = take(*entry)) call_quietly(*callback);
+    if (const std::unique_ptr<Deferred> callback = take(*entry)) call_quietly(*callback);
   }
 }
 
 }  // namespace
 
-std::shared_ptr<FinalizerEntry> add_finalizer(std::unique_ptr<Callback> callback,
+std::shared_ptr<FinalizerEntry> add_finalizer(std::unique_ptr<Deferred> callback,
                                               std::optional<int> priority) {
   auto entry = std::make_shared<FinalizerEntry>();
   entry->callback = std::move(callback);
@@ -123,7 +123,7 @@ void arrange_exit_sequence() {
 
 }  // namespace runtime
 
-Finalize::Finalize(std::unique_ptr<runtime::Callback> callback, std::optional<int> priority)
+Finalize::Finalize(std::unique_ptr<runtime::Deferred> callback, std::optional<int> priority)
     : entry_(runtime::add_finalizer(std::move(callback), priority)) {}
 
 Finalize::Finalize(Finalize&&) noexcept = default;
@@ -138,14 +138,14 @@ Finalize& Finalize::operator=(Finalize&& other) noexcept {
 
 Finalize::~Finalize() {
   if (entry_ == nullptr || entry_->creator != ::getpid()) return;
-  if (const std::unique_ptr<runtime::Callback> callback = runtime::take(*entry_)) {
+  if (const std::unique_ptr<runtime::Deferred> callback = runtime::take(*entry_)) {
     runtime::call_quietly(*callback);
   }
 }
 
 void Finalize::operator()() {
   if (entry_ == nullptr || entry_->creator != ::getpid()) return;
-  if (const std::unique_ptr<runtime::Callback> callback = runtime::take(*entry_)) callback->call();
+  if (const std::unique_ptr<runtime::Deferred> callback = runtime::take(*entry_)) callback->call();
 }
 
 void Finalize::cancel() {

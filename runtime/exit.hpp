@@ -12,13 +12,13 @@ namespace millrace::runtime {
 
 /// One registered finalizer; all fields belong to exit.cpp and its lock.
 struct FinalizerEntry {
-  std::unique_ptr<Callback> callback;  // null: has run, or was cancelled
+  std::unique_ptr<Deferred> callback;  // null: has run, or was cancelled
   std::optional<int> priority;         // none: not run at exit
   std::uint64_t serial = 0;            // age: later ones run first
   pid_t creator = 0;                   // the only process that runs it
 };
 
-std::shared_ptr<FinalizerEntry> add_finalizer(std::unique_ptr<Callback> callback,
+std::shared_ptr<FinalizerEntry> add_finalizer(std::unique_ptr<Deferred> callback,
                                               std::optional<int> priority);
 
 /// Runs the exit sequence of this process once; later calls do nothing. Also run at std::exit of a

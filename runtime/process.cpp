@@ -120,7 +120,7 @@ std::string class_name_of(const std::type_info& type) {
 
 Process::Process(const ProcessOptions& options) : Process(options, nullptr) {}
 
-Process::Process(const ProcessOptions& options, std::unique_ptr<runtime::Callback> target)
+Process::Process(const ProcessOptions& options, std::unique_ptr<runtime::Deferred> target)
     : record_(runtime::new_child_record()), target_(std::move(target)) {
   record_->name = options.name;
   if (options.daemon) record_->daemon = *options.daemon;

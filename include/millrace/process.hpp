@@ -110,6 +110,14 @@ class Process {
   requires runtime::Target<F, Args...> Process(const ProcessOptions& options, F&& f, Args&&... args)
       : Process(options, runtime::make_target(std::forward<F>(f), std::forward<Args>(args)...)) {}
 
+  // What cannot be started; the compilers quote these lines.
+  // clang-format off
+  template <class F, class... A> requires runtime::NoTarget<F, A...>
+  explicit Process(F&&, A&&...) = delete;  // pass a copyable callable and Serializable arguments
+  template <class F, class... A> requires runtime::NoTarget<F, A...>
+  Process(const ProcessOptions&, F&&, A&&...) = delete;  // callable or argument cannot travel
+  // clang-format on
+
   Process(Process&&) noexcept;
   Process& operator=(Process&&) noexcept;
   Process(const Process&) = delete;
@@ -148,7 +156,7 @@ class Process {
   friend std::ostream& operator<<(std::ostream& out, const Process& process);
 
  private:
-  Process(const ProcessOptions& options, std::unique_ptr<runtime::Callback> target);
+  Process(const ProcessOptions& options, std::unique_ptr<runtime::Deferred> target);
 
   struct ChildStart;
   static void child_body(void* start);
@@ -156,7 +164,7 @@ class Process {
                                  const runtime::ChildBinding& binding) noexcept;
 
   std::shared_ptr<runtime::ProcessRecord> record_;  // null: moved from
-  std::unique_ptr<runtime::Callback> target_;       // null: none, or dropped by start()
+  std::unique_ptr<runtime::Deferred> target_;       // null: none, or dropped by start()
 };
 
 /// The children of this process that have not ended; collects those that have.
@@ -179,7 +187,7 @@ class Finalize {
   template <class F>
   requires std::invocable < std::decay_t<F>
   & > explicit Finalize(F&& f, FinalizeOptions options = {})
-      : Finalize(runtime::make_callback(std::forward<F>(f)), options.exitpriority) {}
+      : Finalize(runtime::make_deferred(std::forward<F>(f)), options.exitpriority) {}
   Finalize(Finalize&&) noexcept;
   Finalize& operator=(Finalize&&) noexcept;
   ~Finalize();
@@ -192,7 +200,7 @@ class Finalize {
   [[nodiscard]] bool still_active() const;
 
  private:
-  Finalize(std::unique_ptr<runtime::Callback> callback, std::optional<int> priority);
+  Finalize(std::unique_ptr<runtime::Deferred> callback, std::optional<int> priority);
 
   std::shared_ptr<runtime::FinalizerEntry> entry_;
 };

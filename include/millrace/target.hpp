@@ -17,12 +17,12 @@ struct ProcessOptions;
 namespace runtime {
 
 /// Something to call, once or more often.
-class Callback {
+class Deferred {
  public:
-  Callback() = default;
-  Callback(const Callback&) = delete;
-  Callback& operator=(const Callback&) = delete;
-  virtual ~Callback() = default;
+  Deferred() = default;
+  Deferred(const Deferred&) = delete;
+  Deferred& operator=(const Deferred&) = delete;
+  virtual ~Deferred() = default;
   /// Calls it; it can be called again.
   virtual void call() = 0;
   /// Calls it for the last time: what it stores may be moved into the callee.
@@ -33,14 +33,22 @@ class Callback {
 template <class A>
 concept SendableArgument = Serializable<wire::travel_t<A>>;
 
+template <class F>
+inline constexpr bool kIsProcessOrOptions = std::same_as<std::remove_cvref_t<F>, ProcessOptions> ||
+                                            std::derived_from<std::remove_cvref_t<F>, Process>;
+
 /// A callable that can go to another process together with its arguments.
 template <class F, class... Args>
-concept Target = !std::same_as<std::remove_cvref_t<F>, ProcessOptions> &&
-                 !std::derived_from<std::remove_cvref_t<F>, Process> && Sendable<std::decay_t<F>> &&
-                 (SendableArgument<Args> && ...);
+concept Target =
+    !kIsProcessOrOptions<F> && Sendable<std::decay_t<F>> && (SendableArgument<Args> && ...);
+
+/// What somebody may take for one: the callable is move-only or a std::function, or an argument
+/// cannot travel.
+template <class F, class... Args>
+concept NoTarget = !kIsProcessOrOptions<F> && !Target<F, Args...>;
 
 template <class F, class... Args>
-class StoredTarget final : public Callback {
+class StoredTarget final : public Deferred {
  public:
   template <class G, class... As>
   explicit StoredTarget(std::in_place_t, G&& f, As&&... args)
@@ -65,7 +73,7 @@ class StoredTarget final : public Callback {
 };
 
 template <class F, class... Args>
-std::unique_ptr<Callback> make_target(F&& f, Args&&... args) {
+std::unique_ptr<Deferred> make_target(F&& f, Args&&... args) {
   static_assert(wire::CallableWith<F, Args...>,
                 "mp::Process: the callable cannot be called with these arguments (text literals "
                 "arrive as std::string)");
@@ -74,10 +82,10 @@ std::unique_ptr<Callback> make_target(F&& f, Args&&... args) {
 }
 
 template <class F>
-class StoredCallback final : public Callback {
+class StoredDeferred final : public Deferred {
  public:
   template <class G>
-  explicit StoredCallback(std::in_place_t, G&& f) : f_(std::forward<G>(f)) {}
+  explicit StoredDeferred(std::in_place_t, G&& f) : f_(std::forward<G>(f)) {}
   void call() override { (void)f_(); }
 
  private:
@@ -85,8 +93,8 @@ class StoredCallback final : public Callback {
 };
 
 template <class F>
-std::unique_ptr<Callback> make_callback(F&& f) {
-  return std::make_unique<StoredCallback<std::decay_t<F>>>(std::in_place, std::forward<F>(f));
+std::unique_ptr<Deferred> make_deferred(F&& f) {
+  return std::make_unique<StoredDeferred<std::decay_t<F>>>(std::in_place, std::forward<F>(f));
 }
 
 }  // namespace runtime

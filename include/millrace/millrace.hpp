@@ -1,0 +1,13 @@
+// The whole library.
+#pragma once
+
+#include <millrace/affinity.hpp>
+#include <millrace/arena.hpp>
+#include <millrace/context.hpp>
+#include <millrace/errors.hpp>
+#include <millrace/exceptions.hpp>
+#include <millrace/logging.hpp>
+#include <millrace/pool.hpp>
+#include <millrace/process.hpp>
+#include <millrace/serialize.hpp>
+#include <millrace/timeout.hpp>
