@@ -84,7 +84,8 @@ std::vector<std::vector<Unit>> thread_levels(const std::vector<Unit>& cores, std
   }
 }
 
-// Hands out `seats` by greatest quotient capacity / (seats + 1), the first of equals first.
+// Hands out `seats` by greatest quotient capacity / (seats + 1); of equals the one with the fewest
+// seats is first, then the first.
 std::vector<int> apportion(int seats, const std::vector<std::size_t>& capacities) {
   std::vector<int> given(capacities.size(), 0);
   for (; seats > 0; --seats) {
@@ -92,7 +93,10 @@ std::vector<int> apportion(int seats, const std::vector<std::size_t>& capacities
     for (std::size_t i = 1; i < capacities.size(); ++i) {
       const auto mine = static_cast<std::size_t>(given[best] + 1);
       const auto its = static_cast<std::size_t>(given[i] + 1);
-      if (capacities[i] * mine > capacities[best] * its) best = i;
+      const std::size_t its_quotient = capacities[i] * mine;
+      const std::size_t best_quotient = capacities[best] * its;
+      const bool fewer = its_quotient == best_quotient && its < mine;
+      if (its_quotient > best_quotient || fewer) best = i;
     }
     ++given[best];
   }

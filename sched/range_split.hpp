@@ -52,14 +52,15 @@ class NodeRange {
   [[nodiscard]] WordPlace place(std::uint64_t chunk) const noexcept;
 
  private:
-  std::uint64_t first_ = 0;
-  std::uint32_t chunks_ = 0;
-  std::uint32_t line_ = 0;
-  std::uint32_t grabs_ = 0;
+  // Set by assign() before anything is read.
+  std::uint64_t first_;
+  std::uint32_t chunks_;
+  std::uint32_t line_;
+  std::uint32_t grabs_;
   // Grabs below bound_[0] hold 8 chunks, below bound_[1] 4, below bound_[2] 2, the others 1;
   // start_[i] is the first chunk, counted from first_, of the grabs that begin at bound_[i].
-  std::array<std::uint32_t, 3> bound_{};
-  std::array<std::uint32_t, 3> start_{};
+  std::array<std::uint32_t, 3> bound_;
+  std::array<std::uint32_t, 3> start_;
 };
 
 /// The whole division. Every worker computes it for itself from the job's few numbers.
@@ -92,7 +93,7 @@ class RangeSplit {
   std::uint32_t lines_ = 0;
   int nodes_ = 0;
   bool shared_lines_ = false;
-  std::array<NodeRange, kMaxRangeNodes> node_{};
+  std::array<NodeRange, kMaxRangeNodes> node_;  // only the first nodes_ are ever set
 };
 
 }  // namespace millrace::sched
