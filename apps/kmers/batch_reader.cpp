@@ -39,7 +39,8 @@ class GzipFile {
     return text.size() - before;
   }
   [[nodiscard]] std::uint64_t offset() const {
-    return static_cast<std::uint64_t>(std::max<z_off_t>(gzoffset(file_), 0));
+    const z_off_t on_disk = gzoffset(file_);  // not known of a pipe: then what was read
+    return static_cast<std::uint64_t>(std::max<z_off_t>(on_disk > 0 ? on_disk : gztell(file_), 0));
   }
   [[nodiscard]] const std::string& name() const { return name_; }
 
@@ -82,11 +83,12 @@ BatchReader::BatchReader(ReaderOptions options) : options_(std::move(options)) {
 BatchReader::~BatchReader() = default;
 
 bool BatchReader::next(Batch& batch) {
-  while (pending_.empty() && (file_ == nullptr || end_)) {
+  std::size_t bytes = 0;
+  while ((bytes = cut()) == 0) {
+    if (error_) std::rethrow_exception(error_);
     if (next_file_ == options_.files.size()) return false;
     open_next_file();
   }
-  const std::size_t bytes = cut();
   batch.file = file_->name();
   batch.first_line = line_;
   batch.format = format_;
@@ -95,7 +97,6 @@ bool BatchReader::next(Batch& batch) {
   batch.text.assign(pending_, 0, bytes);
   pending_.erase(0, bytes);
   advance(batch);
-  if (!end_) fill();
   return true;
 }
 
@@ -110,7 +111,8 @@ void BatchReader::open_next_file() {
   line_ = 1;
   mid_line_ = false;
   context_.clear();
-  fill();
+  read_on(options_.batch_bytes);
+  if (pending_.empty() && error_) std::rethrow_exception(error_);
   if (pending_.empty()) throw InputError(file_->name(), 1, "the file is empty");
   if (pending_[0] != '>' && pending_[0] != '@') {
     throw InputError(file_->name(), 1, "neither FASTA (starts with '>') nor FASTQ ('@')");
@@ -118,22 +120,26 @@ void BatchReader::open_next_file() {
   format_ = pending_[0] == '>' ? Format::fasta : Format::fastq;
 }
 
-// Reads until a batch is pending or the file ends.
-void BatchReader::fill() {
-  if (pending_.size() >= options_.batch_bytes) return;
-  const std::size_t want = options_.batch_bytes - pending_.size();
-  end_ = file_->append(pending_, want, line_) < want;
+// Reads that much more of the open file, or up to its end.
+void BatchReader::read_on(std::size_t bytes) {
+  try {
+    end_ = file_->append(pending_, bytes, line_) < bytes;
+  } catch (const InputError&) {
+    error_ = std::current_exception();
+    end_ = true;
+  }
 }
 
-// How much of what is pending makes a batch: all at the end of the file; never nothing.
+// How much of what is pending makes the next batch; 0 when nothing of the open file is left.
 std::size_t BatchReader::cut() {
+  if (!end_ && pending_.size() < options_.batch_bytes) {
+    read_on(options_.batch_bytes - pending_.size());
+  }
   for (;;) {
-    if (end_) return pending_.size();
+    if (end_ && !error_) return pending_.size();
     const std::size_t bytes = format_ == Format::fasta ? cut_fasta() : cut_fastq();
-    if (bytes > 0) return bytes;
-    // A header, or a FASTQ record, longer than a batch.
-    const std::size_t want = pending_.size();
-    end_ = file_->append(pending_, want, line_) < want;
+    if (bytes > 0 || end_) return bytes;
+    read_on(pending_.size());  // a header, or a FASTQ record, longer than a batch
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,7 +23,8 @@ struct ReaderOptions {
 class GzipFile;
 
 /// Reads the files one after the other. Throws InputError: a file that cannot be opened or read, is
-/// empty, is neither FASTA nor FASTQ, or is gzip data that is damaged or ends early.
+/// empty, is neither FASTA nor FASTQ, or is gzip data that is damaged or ends early; whatever could
+/// be read before has been handed out then.
 class BatchReader {
  public:
   explicit BatchReader(ReaderOptions options);
@@ -39,7 +41,7 @@ class BatchReader {
 
  private:
   void open_next_file();
-  void fill();
+  void read_on(std::size_t bytes);
   [[nodiscard]] std::size_t cut();
   [[nodiscard]] std::size_t cut_fasta() const;
   [[nodiscard]] std::size_t cut_fastq() const;
@@ -55,10 +57,11 @@ class BatchReader {
   // Of the open file: what was read and not handed out yet, and where that begins.
   Format format_ = Format::fasta;
   std::string pending_;
-  bool end_ = false;
+  bool end_ = true;
   std::uint64_t line_ = 1;
   bool mid_line_ = false;
   std::string context_;
+  std::exception_ptr error_;  // what reading on threw; thrown when all before is handed out
 };
 
 }  // namespace kmers

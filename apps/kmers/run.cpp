@@ -166,7 +166,7 @@ Tables count(mp::Pool& pool, const RunOptions& options, const OnProgress& progre
   BatchReader reader(options.input);
   Batches batches(reader);
   std::map<pid_t, mp::shared_array<Counted>> tables;
-  for (BatchResult&& done : pool.imap(mp::partial(count_batch, options.input.k), batches)) {
+  for (auto&& done : pool.imap(mp::partial(count_batch, options.input.k), batches)) {
     tally += done.tally;
     tables.insert_or_assign(done.worker, std::move(done.slots));
     progress(reader.bytes_read(), reader.bytes_total());
@@ -217,7 +217,7 @@ RunResult run_parallel(const RunOptions& options, const OnProgress& progress) {
   result.spectrum =
       pool.reduce(PartSpectrum{tables, options.top}, Combine{options.top}, Spectrum{}, all_parts());
   if (file.wanted()) {
-    for (const std::string& text : pool.imap(PartDump{tables, options.input.k}, all_parts())) {
+    for (auto&& text : pool.imap(PartDump{tables, options.input.k}, all_parts())) {
       file.write(text);
     }
   }

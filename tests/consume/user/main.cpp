@@ -1,13 +1,13 @@
 #include <cstdio>
+#include <numeric>
 #include <vector>
 
-#include <millrace/errors.hpp>
-#include <millrace/timeout.hpp>
+#include <millrace/pool.hpp>
+
+int square(int x) { return x * x; }
 
 int main() {
-  try {
-    throw millrace::WorkerLost(1, -9, false, 0, 0);
-  } catch (const millrace::ProcessError& e) {
-    std::puts(e.what());
-  }
+  millrace::Pool pool(2);
+  const std::vector<int> squares = pool.map(square, {1, 2, 3, 4});
+  std::printf("%d\n", std::accumulate(squares.begin(), squares.end(), 0));
 }
