@@ -224,13 +224,13 @@ SpscRing::Consumer::Consumer(const SpscRing& ring) : SpscRing(ring) {
   given_cursor_ = header_->cursor_tail.load(std::memory_order_acquire);
   given_bulk_ = header_->bulk_tail.load(std::memory_order_acquire);  // OBSERVE tail
   bulk_done_ = bulk_end_ = given_bulk_;
-  position_ = given_cursor_ / 8;
-  cell_ = static_cast<unsigned>(given_cursor_ % 8);
-  line_ = &line(position_);
+  cursor_ = given_cursor_;
+  line_ = &line(position());
 }
 
+// KEEP order: the cursor is the truth, the bulk follows it (release_bulk()).
 void SpscRing::Consumer::resume() noexcept {
-  line_ = &line(position_);
+  line_ = &line(position());
   codes_ = 0;
   closed_ = false;
 }
@@ -238,10 +238,9 @@ void SpscRing::Consumer::resume() noexcept {
 void SpscRing::Consumer::next_line() noexcept {
   codes_ = 0;
   closed_ = false;
-  cell_ = 0;
-  ++position_;
-  line_ = &line(position_);
-  if (position_ - given_cursor_ / 8 >= line_count_ / 4) publish_tails();
+  cursor_ = (cursor_ | 7) + 1;
+  line_ = &line(position());
+  if (position() - given_cursor_ / 8 >= line_count_ / 4) publish_tails();
 }
 
 // Looks for a message behind those seen: false when there is none.
@@ -251,18 +250,18 @@ bool SpscRing::Consumer::look() {
     // OBSERVE line: acquire; pairs with PUBLISH line, the cells and the bulk may be read after it.
     const std::uint64_t seen = line_->control.load(std::memory_order_acquire);
     const std::uint64_t seen_lap = seen >> kLapShift << kLapShift;
-    if (seen_lap == lap(position_)) {
-      codes_ = (seen & kCodes) >> (kCodeBits * cell_);
+    if (seen_lap == lap(position())) {
+      codes_ = (seen & kCodes) >> (kCodeBits * (cursor_ & 7));
       closed_ = (seen & kClosed) != 0;
       if ((codes_ & kCodeMask) != 0) return true;
       if (closed_) continue;
-    } else if (position_ < line_count_ ? seen != 0 : seen_lap != lap(position_ - line_count_)) {
+    } else if (position() < line_count_ ? seen != 0 : seen_lap != lap(position() - line_count_)) {
       corrupt("control word of a line", seen);
     }
-    if (cursor() != given_cursor_) {
+    if (cursor_ != given_cursor_) {
       publish_tails();
       // The next line will be the next to wait on: have it here before the producer wants it.
-      __builtin_prefetch(&line(position_ + 1), 0, 3);
+      __builtin_prefetch(&line(position() + 1), 0, 3);
     }
     // The producer may have parked on the room just given back. No barrier is needed here: this
     // runs again and again, and once more behind the barrier of ParkingSpot::prepare().
@@ -273,20 +272,23 @@ bool SpscRing::Consumer::look() {
 
 SpscMessage SpscRing::Consumer::peek_bulk(std::uint64_t code) {
   if (code != kBulkCode) corrupt("code of a message", code);
-  const Bulk bulk = decode(line_->cell[cell_], bulk_done_);
+  const Bulk bulk = decode(line_->cell[cursor_ & 7], bulk_done_);
   bulk_end_ = bulk.start + up_to_64(bulk.bytes);
   return {bulk_ + (bulk.start & (bulk_bytes_ - 1)), bulk.bytes};
 }
 
-// First the message, then its bulk: a successor finds the message gone or its bytes untouched.
+// First the message, then its bulk: a successor finds the message gone, or there with its bytes.
 void SpscRing::Consumer::release_bulk() noexcept {
   advance(1);
+  // KEEP order: only the compiler could turn the two around, and only a kill between them tells;
+  // pairs with the reading of both in resume().
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   bulk_done_ = bulk_end_;
   if (bulk_done_ - given_bulk_ >= bulk_bytes_ / 4) publish_tails();
 }
 
 void SpscRing::Consumer::publish_tails() noexcept {
-  given_cursor_ = cursor();
+  given_cursor_ = cursor_;
   given_bulk_ = bulk_done_;
   // PUBLISH tail: release; pairs with OBSERVE tail in Producer::observe_tails(). The cells and the
   // bulk before it have been read.

@@ -273,9 +273,10 @@ class SpscRing::Consumer : private SpscRing {
     const std::uint64_t code = codes_ & kCodeMask;
     if (code >= kBulkCode) return peek_bulk(code);
     const std::size_t bytes = code - 1;
-    if (cell_ + cells_for(bytes) > kCellCount) [[unlikely]]
+    const auto cell = static_cast<unsigned>(cursor_ & 7);
+    if (cell + cells_for(bytes) > kCellCount) [[unlikely]]
       corrupt("length of a message", code);
-    return {reinterpret_cast<const std::byte*>(&line_->cell[cell_]), bytes};
+    return {reinterpret_cast<const std::byte*>(&line_->cell[cell]), bytes};
   }
 
   /// Gives the room of the message that try_peek() returned last back.
@@ -313,21 +314,20 @@ class SpscRing::Consumer : private SpscRing {
  private:
   void advance(unsigned cells) noexcept {
     codes_ >>= kCodeBits * cells;
-    cell_ += cells;
+    cursor_ += cells;  // the one store by which messages are consumed
   }
+  [[nodiscard]] std::uint64_t position() const noexcept { return cursor_ / 8; }
   bool look();
   void next_line() noexcept;
   SpscMessage peek_bulk(std::uint64_t code);
   void release_bulk() noexcept;
   void publish_tails() noexcept;
-  [[nodiscard]] std::uint64_t cursor() const noexcept { return position_ * 8 + cell_; }
 
   // Only the consumer touches these.
-  Line* line_ = nullptr;            // being read
-  std::uint64_t codes_ = 0;         // of it, as seen last, from the next message on
-  unsigned cell_ = 0;               // of the next message
+  std::uint64_t cursor_ = 0;        // line * 8 + cell of the next message; codes_ etc. follow it
+  Line* line_ = nullptr;            // its line
+  std::uint64_t codes_ = 0;         // of the line, as seen last, from the next message on
   bool closed_ = false;             // the line's closed bit as seen last
-  std::uint64_t position_ = 0;      // of the line
   std::uint64_t bulk_end_ = 0;      // position after the peeked bulk message
   std::uint64_t bulk_done_ = 0;     // position after the last released one
   std::uint64_t given_cursor_ = 0;  // the tails as published last
