@@ -118,7 +118,8 @@ std::string class_name_of(const std::type_info& type) {
 
 }  // namespace
 
-Process::Process(const ProcessOptions& options) : Process(options, nullptr) {}
+Process::Process(const ProcessOptions& options)
+    : Process(options, std::unique_ptr<runtime::Deferred>()) {}
 
 Process::Process(const ProcessOptions& options, std::unique_ptr<runtime::Deferred> target)
     : record_(runtime::new_child_record()), target_(std::move(target)) {
