@@ -1,0 +1,330 @@
+// Rings between processes that are killed at random instants, thousands of times. Every wait is
+// without a bound of its own, so a wake-up that is lost for good hangs (and the alarm ends it).
+// MILLRACE_STRESS_KILLS=N asks for more kills than the usual ones.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <new>
+#include <random>
+#include <vector>
+
+#include "shm/mpmc_ring.hpp"
+#include "shm/spsc_ring.hpp"
+
+namespace millrace::shm {
+namespace {
+
+constexpr WaitPolicy kPatient{.slice = std::chrono::hours{1}};
+constexpr std::uint32_t kMostItems = 1U << 22;
+constexpr std::uint8_t kPushed = 0x80;
+constexpr std::size_t kMostIds = 1U << 16;
+
+long kills_wanted(long usual) {
+  const char* text = std::getenv("MILLRACE_STRESS_KILLS");
+  return text != nullptr ? std::atol(text) : usual;
+}
+
+// What a role (a producer or consumer, whoever plays it at the time) leaves behind.
+struct Role {
+  std::atomic<std::uint32_t> begun{0};  // the last item it began to push
+};
+
+// Shared by all processes of a storm: roles, the deaths view, and how often each item was taken.
+struct Stage {
+  Role role[4];
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> deaths{0};
+  std::atomic<std::uint64_t> disorder{0};
+  std::atomic<std::uint64_t> damage{0};
+  std::atomic<std::uint32_t> last[4][4];  // by consumer role and producer role
+  std::atomic<bool> dead[kMostIds];
+  // By producer role and number: how often it was taken, and whether its push returned.
+  std::atomic<std::uint8_t> taken[2][kMostItems];
+
+  [[nodiscard]] bool is_dead(std::uint32_t id) const {
+    return id < kMostIds && dead[id].load(std::memory_order_acquire);
+  }
+  void check_alive(std::uint32_t) {}
+};
+struct View {
+  Stage* stage;
+  [[nodiscard]] bool is_dead(std::uint32_t id) const { return stage->is_dead(id); }
+  [[nodiscard]] const std::atomic<std::uint64_t>& deaths() const { return stage->deaths; }
+  void check_alive(std::uint32_t) {}
+};
+
+void* shared(std::size_t bytes) {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  return memory;
+}
+
+// Plays roles in child processes and kills them at random.
+class Storm {
+ public:
+  using Play = std::function<void(int role, std::uint32_t id)>;
+
+  Storm(Stage* stage, int roles, Play play, std::function<void()> rouse)
+      : stage_(stage),
+        play_(std::move(play)),
+        rouse_(std::move(rouse)),
+        players_(static_cast<std::size_t>(roles)) {
+    ::alarm(200);
+    for (int role = 0; role < roles; ++role) start(role);
+  }
+  ~Storm() { ::alarm(0); }
+
+  // Kills `count` players, each replaced at once; returns how many of them were of role >= first.
+  long rage(long count, int first) {
+    std::mt19937 random(static_cast<unsigned>(::getpid()));
+    long later = 0;
+    for (long i = 0; i < count; ++i) {
+      ::usleep(static_cast<useconds_t>(random() % 400));
+      const auto role = static_cast<int>(random() % players_.size());
+      ::kill(players_[static_cast<std::size_t>(role)].pid, SIGKILL);
+      bury(role, SIGKILL);
+      later += role >= first;
+      start(role);
+    }
+    return later;
+  }
+  // Waits for a player that ends by itself.
+  void await(int role) { bury(role, 0); }
+
+ private:
+  struct Player {
+    pid_t pid = 0;
+    std::uint32_t id = 0;
+  };
+
+  void start(int role) {
+    const std::uint32_t id = ++last_id_;
+    ASSERT_LT(id, kMostIds);
+    const pid_t parent = ::getpid();
+    const pid_t pid = ::fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      if (::getppid() != parent) ::_exit(0);
+      play_(role, id);
+      ::_exit(0);
+    }
+    players_[static_cast<std::size_t>(role)] = {pid, id};
+  }
+  // What establishing a death comes to: wait, mark, count, rouse.
+  void bury(int role, int signal) {
+    const Player player = players_[static_cast<std::size_t>(role)];
+    int status = 0;
+    ASSERT_EQ(::waitpid(player.pid, &status, 0), player.pid);
+    EXPECT_TRUE(WIFEXITED(status) ? WEXITSTATUS(status) == 0 : WTERMSIG(status) == signal);
+    stage_->dead[player.id].store(true, std::memory_order_release);
+    stage_->deaths.fetch_add(1, std::memory_order_release);
+    rouse_();
+  }
+
+  Stage* stage_;
+  Play play_;
+  std::function<void()> rouse_;
+  std::vector<Player> players_;
+  std::uint32_t last_id_ = 0;
+};
+
+struct Item {
+  std::uint32_t role;
+  std::uint32_t number;
+  std::uint64_t filling[4];
+
+  static Item make(std::uint32_t role, std::uint32_t number) {
+    Item item{role, number, {}};
+    for (std::uint64_t& word : item.filling) word = sum(item);
+    return item;
+  }
+  [[nodiscard]] bool whole() const {
+    const std::uint64_t wanted = sum(*this);
+    return filling[0] == wanted && filling[1] == wanted && filling[2] == wanted &&
+           filling[3] == wanted;
+  }
+  static std::uint64_t sum(const Item& item) {
+    return (item.role + 1) * 0x9e3779b97f4a7c15ULL ^ item.number * 0xd1342543de82ef95ULL;
+  }
+};
+
+// Items whose push returned; of those the ones that never came out; items that came out twice.
+struct Balance {
+  long pushed = 0;
+  long missing = 0;
+  long twice = 0;
+};
+Balance balance(const Stage& stage, int producers) {
+  Balance sum;
+  for (int role = 0; role < producers; ++role) {
+    for (std::uint32_t number = 1; number <= stage.role[role].begun.load(); ++number) {
+      const unsigned seen = stage.taken[role][number].load();
+      sum.pushed += seen >= kPushed;
+      sum.missing += seen == kPushed;
+      sum.twice += seen % kPushed > 1;
+    }
+  }
+  return sum;
+}
+
+// Two producers and two consumers of one claim ring.
+class ClaimStorm : public ::testing::Test {
+ protected:
+  using Ring = MpmcRing<Item>;
+  static constexpr std::uint32_t kEnd = 99;  // a role that says: no more
+
+  void play(int role, std::uint32_t id) {
+    if (role < 2) {
+      produce(static_cast<std::uint32_t>(role), id);
+    } else {
+      consume(role - 2, id);
+    }
+  }
+  void produce(std::uint32_t role, std::uint32_t id) {
+    Role& mine = stage->role[role];
+    std::uint32_t number = mine.begun.load();
+    while (!stage->stop.load(std::memory_order_acquire) && number + 1 < kMostItems) {
+      mine.begun.store(++number);
+      ring.push(view, id, Item::make(role, number), kPatient);
+      stage->taken[role][number].fetch_or(kPushed);
+    }
+  }
+  void consume(int role, std::uint32_t id) {
+    Ring::Scan scan;
+    Item item{};
+    for (;;) {
+      ring.pop(view, id, scan, item, kPatient);
+      if (item.role == kEnd) break;
+      take(role, item);
+    }
+    while (ring.try_pop(view, id, scan, item) == RingResult::done) {
+      if (item.role != kEnd) {
+        take(role, item);
+      } else {
+        ring.push(view, id, item, kPatient);  // the other one's
+        return;
+      }
+    }
+  }
+  void take(int role, const Item& item) {
+    if (item.role > 1 || item.number >= kMostItems || !item.whole()) {
+      stage->damage.fetch_add(1);
+      return;
+    }
+    stage->taken[item.role][item.number].fetch_add(1);
+    std::atomic<std::uint32_t>& last = stage->last[role][item.role];
+    if (item.number <= last.load()) stage->disorder.fetch_add(1);
+    last.store(item.number);
+  }
+
+  Stage* stage = new (shared(sizeof(Stage))) Stage;
+  View view{stage};
+  std::size_t bytes = Ring::bytes_for(8);
+  Ring ring = Ring::create(shared(bytes), 8);
+};
+
+TEST_F(ClaimStorm, NothingIsLostOrDoubledButWithAConsumerThatDied) {
+  Storm storm(
+      stage, 4, [&](int role, std::uint32_t id) { play(role, id); }, [&] { ring.rouse(); });
+  const long kills = kills_wanted(1500);
+  const long consumers = storm.rage(kills, 2);
+  stage->stop.store(true, std::memory_order_release);
+  for (const int role : {0, 1}) storm.await(role);
+  for (int i = 0; i < 2; ++i) ring.push(view, kMostIds - 1, Item::make(kEnd, 0), kPatient);
+  for (const int role : {2, 3}) storm.await(role);
+
+  const Balance sum = balance(*stage, 2);
+  EXPECT_GT(sum.pushed, kills);
+  EXPECT_EQ(sum.twice, 0);
+  EXPECT_EQ(stage->damage.load(), 0U);
+  EXPECT_LE(sum.missing, consumers);
+  EXPECT_LE(stage->disorder.load(), static_cast<std::uint64_t>(2 * consumers));
+  RecordProperty("missing", static_cast<int>(sum.missing));
+  RecordProperty("disorder", static_cast<int>(stage->disorder.load()));
+}
+
+// One producer and one consumer of a single-producer ring, whose ends lie in the shared memory.
+class PairStorm : public ::testing::Test {
+ protected:
+  static constexpr SpscGeometry kGeometry{8, 4096};
+
+  static std::size_t size_of(std::uint32_t number) { return 8 + number * 7919ULL % 900; }
+
+  void produce() {
+    auto* producer = new (ends) SpscRing::Producer(ring);  // anew: the last may have died in it
+    Role& mine = stage->role[0];
+    std::uint32_t number = mine.begun.load();
+    while (!stage->stop.load(std::memory_order_acquire) && number + 2 < kMostItems) {
+      mine.begun.store(++number);
+      send(*producer, number);
+      stage->taken[0][number].fetch_or(kPushed);
+    }
+    mine.begun.store(++number);
+    send(*producer, kMostItems);
+  }
+  static void send(SpscRing::Producer& producer, std::uint32_t number) {
+    const std::size_t bytes = size_of(number);
+    std::byte* place = producer.reserve(bytes, kPatient);
+    std::memset(place, static_cast<int>(number & 255), bytes);
+    std::memcpy(place, &number, sizeof number);
+    producer.commit(bytes);
+    producer.wake();
+  }
+  void consume() {
+    auto* consumer = reinterpret_cast<SpscRing::Consumer*>(static_cast<char*>(ends) + 1024);
+    consumer->resume();
+    for (;;) {
+      const SpscMessage message = consumer->peek(kPatient);
+      std::uint32_t number = 0;
+      std::memcpy(&number, message.data, sizeof number);
+      if (number >= kMostItems) return;
+      if (!whole(message, number)) stage->damage.fetch_add(1);
+      stage->taken[0][number].fetch_add(1);
+      std::atomic<std::uint32_t>& last = stage->last[0][0];
+      if (number < last.load()) stage->disorder.fetch_add(1);
+      last.store(number);
+      consumer->release();
+    }
+  }
+  static bool whole(const SpscMessage& message, std::uint32_t number) {
+    if (message.size != size_of(number)) return false;
+    for (std::size_t i = sizeof number; i < message.size; ++i) {
+      if (std::to_integer<std::uint32_t>(message.data[i]) != (number & 255)) return false;
+    }
+    return true;
+  }
+
+  Stage* stage = new (shared(sizeof(Stage))) Stage;
+  void* ends = shared(4096);
+  SpscRing ring = SpscRing::create(shared(SpscRing::bytes_for(kGeometry)), kGeometry);
+};
+
+TEST_F(PairStorm, MessagesStayWholeAndInOrder) {
+  new (static_cast<char*>(ends) + 1024) SpscRing::Consumer(ring);
+  Storm storm(
+      stage, 2, [&](int role, std::uint32_t) { role == 0 ? produce() : consume(); },
+      [&] { ring.rouse(); });
+  const long kills = kills_wanted(1000);
+  const long consumers = storm.rage(kills, 1);
+  stage->stop.store(true, std::memory_order_release);
+  storm.await(0);
+  storm.await(1);
+
+  const Balance sum = balance(*stage, 1);
+  EXPECT_GT(sum.pushed, kills);
+  EXPECT_EQ(stage->damage.load(), 0U);
+  EXPECT_EQ(stage->disorder.load(), 0U);
+  EXPECT_LE(sum.twice, consumers) << "a message not released is seen again";
+  EXPECT_EQ(sum.missing, 0);
+}
+
+}  // namespace
+}  // namespace millrace::shm
