@@ -86,6 +86,8 @@ void read_stdin_from_null() noexcept {
   }
   std::clearerr(stdin);
   std::cin.clear();
+  // What std::cin has read ahead (only after sync_with_stdio(false)) is the parent's input.
+  if (const std::streamsize ahead = std::cin.rdbuf()->in_avail(); ahead > 0) std::cin.ignore(ahead);
 }
 
 void become_child(shm::ProcessId id, AffinityMask&& parent_mask) noexcept {
@@ -171,7 +173,9 @@ int run_guarded(void (*body)(void*), void* argument) {
 
 void exit_process(int code) noexcept {
   run_exit_sequence();
-  get_logger().info("process exiting with exitcode " + std::to_string(code & 0xff));
+  if (get_logger().enabled(logging::Level::info)) {
+    get_logger().info("process exiting with exitcode " + std::to_string(code & 0xff));
+  }
   // A reader that has gone away must not change the exit code.
   sigset_t pipe;
   ::sigemptyset(&pipe);

@@ -197,6 +197,7 @@ std::exception_ptr take_typed(const std::string& mangled, wire::Reader& payload,
 }  // namespace
 
 void add_carrier(CarrierEntry& entry) noexcept {
+  // OBSERVE carrier: the fields of the entries it is compared with.
   const CarrierEntry* head = g_entries.load(std::memory_order_acquire);
   do {
     for (const CarrierEntry* e = head; e != nullptr; e = e->next) {

@@ -9,6 +9,7 @@
 #include <limits>
 #include <millrace/logging.hpp>
 #include <mutex>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct Finalizers {
   ForkMutex mutex{ForkMutex::Level::finalizers};  // guards all below and every entry's fields
   std::vector<std::shared_ptr<FinalizerEntry>> at_exit;  // those with a priority, oldest first
   std::uint64_t last_serial = 0;
+  bool arranged = false;  // std::exit runs the sequence
 };
 
 // Never destroyed: the exit sequence runs among the destructors of static objects.
@@ -117,8 +119,11 @@ void run_exit_sequence() noexcept {
 
 void arrange_exit_sequence() {
   // Once for the program: a forked child inherits the registration.
-  static const int registered = std::atexit([] { run_exit_sequence(); });
-  if (registered != 0) throw std::bad_alloc();
+  Finalizers& all = finalizers();
+  const std::lock_guard guard(all.mutex);
+  if (all.arranged) return;
+  if (std::atexit([] { run_exit_sequence(); }) != 0) throw std::bad_alloc();
+  all.arranged = true;
 }
 
 }  // namespace runtime
