@@ -72,16 +72,16 @@ FunctionId enter_function(std::uintptr_t address) {
 
 FunctionTable& FunctionTable::instance() {
   static std::atomic<FunctionTable*> known{nullptr};
-  // OBSERVE table: acquire, with the PUBLISH below in whichever process made the table.
+  // OBSERVE table: acquire, with PUBLISH table below in whichever process made it.
   if (FunctionTable* const table = known.load(std::memory_order_acquire)) return *table;
   shm::Arena& arena = shm::Arena::instance();
   auto& root = arena.root().word[shm::ArenaRoot::kFunctionTable];
-  std::uint64_t word = root.load(std::memory_order_acquire);  // OBSERVE table
+  std::uint64_t word = root.load(std::memory_order_acquire);  // OBSERVE table: made elsewhere
   if (word == 0) {
     void* const memory = arena.allocate_zeroed(sizeof(FunctionTable));
     FunctionTable* const made = in_zeroed(memory);
     arena.give(memory, shm::kNobody);
-    // PUBLISH table: release; a loser's acquire OBSERVEs the winner's.
+    // PUBLISH table: release; OBSERVE table: a loser's acquire sees the winner's.
     if (root.compare_exchange_strong(word, reinterpret_cast<std::uint64_t>(made),
                                      std::memory_order_acq_rel, std::memory_order_acquire)) {
       word = reinterpret_cast<std::uint64_t>(made);
@@ -90,7 +90,7 @@ FunctionTable& FunctionTable::instance() {
     }
   }
   auto* const table = reinterpret_cast<FunctionTable*>(word);
-  known.store(table, std::memory_order_release);  // PUBLISH table, within this process
+  known.store(table, std::memory_order_release);  // PUBLISH table: to this process's threads
   return *table;
 }
 
@@ -108,8 +108,9 @@ std::uint16_t FunctionTable::enter_module(const BuildId& id, std::string_view pa
                              std::to_string(kMaxPath) + " bytes fit in the function table");
   }
   for (std::size_t i = 0; i < kModules; ++i) {
-    // OBSERVE module: acquire, with the PUBLISH below.
+    // OBSERVE module: acquire, with PUBLISH module below.
     std::uint32_t state = module_states_[i].load(std::memory_order_acquire);
+    // OBSERVE module: a loser sees whose it is; the claim itself publishes nothing.
     if (state == kFree &&
         module_states_[i].compare_exchange_strong(state, kClaimed, std::memory_order_acq_rel,
                                                   std::memory_order_acquire)) {
@@ -117,7 +118,7 @@ std::uint16_t FunctionTable::enter_module(const BuildId& id, std::string_view pa
       made->id = id;
       made->path_bytes = static_cast<std::uint32_t>(path.size());
       std::memcpy(made->path, path.data(), path.size());
-      module_states_[i].store(kReady, std::memory_order_release);  // PUBLISH module
+      module_states_[i].store(kReady, std::memory_order_release);  // PUBLISH module: it is whole
       return static_cast<std::uint16_t>(i);
     }
     if (state == kReady && record(i)->id == id) return static_cast<std::uint16_t>(i);
@@ -152,6 +153,7 @@ FunctionTable::Entry FunctionTable::look_up(FunctionId id) const {
   // OBSERVE function: acquire, with the PUBLISH in enter(); its module is ready with it.
   const std::uint64_t key = functions_[id - 1].load(std::memory_order_acquire);
   const std::uint64_t module_plus_one = key & ((1U << kModuleBits) - 1);
+  // OBSERVE module: acquire, with PUBLISH module in enter_module().
   if (module_plus_one == 0 || module_plus_one > kModules ||
       module_states_[module_plus_one - 1].load(std::memory_order_acquire) != kReady) {
     throw Corrupt("function id " + std::to_string(id) + " was never given out");

@@ -90,34 +90,46 @@ class InputArchive {
   Reader& in_;
 };
 
+/// Calls a type's own function for the sender's side.
+template <class T>
+void save_archived(OutputArchive& archive, const T& value) {
+  auto& object = const_cast<T&>(value);  // serialize() is one function for both directions
+  if constexpr (MemberSaveLoad<T>) {
+    value.save(archive);
+  } else if constexpr (MemberSerialize<T>) {
+    object.serialize(archive);
+  } else if constexpr (FreeSaveLoad<T>) {
+    save(archive, value);
+  } else {
+    serialize(archive, object);
+  }
+}
+
+/// Calls a type's own function for the receiver's side.
+template <class T>
+void load_archived(InputArchive& archive, T& value) {
+  if constexpr (MemberSaveLoad<T>) {
+    value.load(archive);
+  } else if constexpr (MemberSerialize<T>) {
+    value.serialize(archive);
+  } else if constexpr (FreeSaveLoad<T>) {
+    load(archive, value);
+  } else {
+    serialize(archive, value);
+  }
+}
+
 template <class T>
 struct Codec<T, Kind::archived> {
   static void encode(Writer& out, const T& value) {
     const Nesting level(out);
     OutputArchive archive(out);
-    auto& object = const_cast<T&>(value);  // serialize() is one function for both directions
-    if constexpr (MemberSaveLoad<T>) {
-      value.save(archive);
-    } else if constexpr (MemberSerialize<T>) {
-      object.serialize(archive);
-    } else if constexpr (FreeSaveLoad<T>) {
-      save(archive, value);
-    } else {
-      serialize(archive, object);
-    }
+    save_archived(archive, value);
   }
   static void decode_into(Reader& in, T& value) {
     const Nesting level(in);
     InputArchive archive(in);
-    if constexpr (MemberSaveLoad<T>) {
-      value.load(archive);
-    } else if constexpr (MemberSerialize<T>) {
-      value.serialize(archive);
-    } else if constexpr (FreeSaveLoad<T>) {
-      load(archive, value);
-    } else {
-      serialize(archive, value);
-    }
+    load_archived(archive, value);
   }
   static T decode(Reader& in) {
     T value{};

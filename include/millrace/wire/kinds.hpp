@@ -233,7 +233,7 @@ inline constexpr bool kFieldwise = [] {
   }
 }();
 
-// The second half of kind_of(): types with no name of their own in this file.
+// The second half of native_kind(): types with no name of their own in this file.
 template <class T>
 consteval Kind kind_by_shape() {
   if constexpr (StdArray<T> || std::is_array_v<T>) {
@@ -254,16 +254,14 @@ consteval Kind kind_by_shape() {
     return Kind::aggregate;
   } else if constexpr (kOpaqueCallable<T>) {
     return Kind::opaque;
-  } else if constexpr (HasForeign<T>) {
-    return Kind::foreign;
   } else {
     return Kind::none;
   }
 }
 
-/// How T travels if what it is made of does.
+/// How T travels by what is known here, if what it is made of does.
 template <class T>
-consteval Kind kind_of() {
+consteval Kind native_kind() {
   if constexpr (std::is_arithmetic_v<T>) {
     return Kind::bytes;
   } else if constexpr (std::is_pointer_v<T> && std::is_function_v<std::remove_pointer_t<T>>) {
@@ -287,6 +285,17 @@ consteval Kind kind_of() {
   }
 }
 
+template <class T>
+consteval Kind kind_of() {
+  constexpr Kind native = native_kind<T>();
+  if constexpr (native == Kind::none && HasForeign<T>) {
+    return Kind::foreign;
+  } else {
+    return native;
+  }
+}
+
+/// How T travels if what it is made of does.
 template <class T>
 inline constexpr Kind kKind = kind_of<T>();
 
