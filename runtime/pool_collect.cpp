@@ -16,9 +16,10 @@ namespace millrace::runtime {
 bool ProcessPool::pump(Lock& lock) {
   bool any = collect();
   any |= handle_deaths();
-  any |= handle_deadlines();
+  if (timed_out_ != 0 || timed_ranges_ != 0) any |= handle_deadlines();
   if (!jobs_.empty()) any |= feed(lock);
   if (!completed_.empty()) complete_jobs(lock);
+  if (any && sleepers_ != 0) changed_.notify_all();  // it may be what another thread waits for
   return any;
 }
 
@@ -101,6 +102,7 @@ void ProcessPool::settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::
 
 void ProcessPool::release(Lane&, Ticket& ticket, TaskRing::Slot& slot) {
   ticket.out = false;
+  if (std::exchange(ticket.timed, false)) --timed_out_;
   if (const auto block = ticket.writer.block(); block.data != nullptr) bytes_out_ -= block.capacity;
   if (ticket.quarantined == 0) {
     ticket.writer.drop();
@@ -116,21 +118,21 @@ void ProcessPool::piece_ended(const JobPtr& job, const Piece& piece) {
   }
 }
 
-// Runs what is to run when a job has ended, without the lock, then lets its waiters go.
+// Runs what is to run when a job has ended, without the lock, then lets its waiters go. The job
+// itself may end here too, and user objects with it: that is done without the lock as well.
 void ProcessPool::complete_jobs(Lock& lock) {
   while (!completed_.empty()) {
-    const JobPtr job = std::move(completed_.back());
+    JobPtr job = std::move(completed_.back());
     completed_.pop_back();
     std::erase(jobs_, job);
-    lock.unlock();
-    if (job->settings_.progress) {
-      try {
-        job->settings_.progress({job->items_done_, job->settings_.total,
-                                 Clock::now() - job->started_});
-      } catch (...) {
-        log_callback_failure("progress");
-      }
+    // The last report comes last; unless the sink itself brought us here.
+    while (job->reporting_ != 0 && job->reporting_ != thread_token()) {
+      ++sleepers_;
+      changed_.wait(lock);
+      --sleepers_;
     }
+    if (job->settings_.progress) show_progress(lock, *job);
+    lock.unlock();
     job->finished();
     lock.lock();
     job->done_ = true;
@@ -139,28 +141,35 @@ void ProcessPool::complete_jobs(Lock& lock) {
     job->context_block_ = nullptr;
     if (job->settings_.asynchronous) --asynchronous_;
     if (sleepers_ != 0) changed_.notify_all();
+    lock.unlock();
+    job.reset();
+    lock.lock();
   }
   begin_leaving(lock);
 }
 
-void ProcessPool::report_progress(Lock& lock) {
-  const auto now = Clock::now();
-  std::vector<std::pair<JobPtr, Progress>> due;
-  for (const JobPtr& job : jobs_) {
-    if (!job->settings_.progress || now - job->last_progress_ < std::chrono::milliseconds(100)) continue;
-    job->last_progress_ = now;
-    due.push_back({job, {job->items_done_, job->settings_.total, now - job->started_}});
-  }
-  if (due.empty()) return;
+// Calls the job's progress sink, without the lock.
+void ProcessPool::show_progress(Lock& lock, Job& job) {
+  const Progress now{job.items_done(), job.settings_.total, Clock::now() - job.started_};
+  job.reporting_ = thread_token();
   lock.unlock();
-  for (const auto& [job, progress] : due) {
-    try {
-      job->settings_.progress(progress);
-    } catch (...) {
-      log_callback_failure("progress");
-    }
+  try {
+    job.settings_.progress(now);
+  } catch (...) {
+    log_callback_failure("progress");
   }
   lock.lock();
+  job.reporting_ = 0;
+  if (sleepers_ != 0) changed_.notify_all();
+}
+
+// Shows progress if it is time to; one thread at a time does.
+void ProcessPool::report_progress(Lock& lock, Job& job) {
+  const auto now = Clock::now();
+  if (job.reporting_ != 0 || job.completing_) return;
+  if (now - job.last_progress_ < std::chrono::milliseconds(100)) return;
+  job.last_progress_ = now;
+  show_progress(lock, job);
 }
 
 }  // namespace millrace::runtime

@@ -16,6 +16,9 @@ namespace {
 
 constexpr std::size_t kMaxBytesOut = std::size_t{16} << 20;
 
+// Microseconds that may go into reading inputs before workers and waiters are looked after again.
+constexpr std::uint64_t kReadSlice = 200;
+
 }  // namespace
 
 void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
@@ -33,25 +36,87 @@ void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
     auto* header = new (job->context_block_) ContextHeader{job->id_, context.size(), 0};
     std::memcpy(header->data(), context.data(), context.size());
   }
-  if (job->settings_.asynchronous) ++asynchronous_;
+  const bool asynchronous = job->settings_.asynchronous;
+  const bool caller_feeds = job->settings_.caller_feeds;
+  if (asynchronous) ++asynchronous_;
   const auto behind = std::ranges::find_if(jobs_, [&job](const JobPtr& other) {
     return other->settings_.priority < job->settings_.priority;
   });
   jobs_.insert(behind, std::move(job));
+  const bool blocked = !asynchronous && !caller_feeds;
   feed(lock);
+  if (!blocked) wake_owed();
   if (!completed_.empty()) complete_jobs(lock);
   if (asynchronous_ != 0) start_collector();
 }
 
-bool ProcessPool::may_feed(const Job& job) const {
-  return !job.exhausted_ && !job.abandoned_ && !job.window_full() &&
-         (!job.settings_.caller_feeds || job.owner_ == thread_token());
+// Tells workers that are bound to this very cpu not to spin on it.
+void ProcessPool::note_parent_cpu() {
+  const int cpu = ::sched_getcpu();
+  // relaxed: advice for spinning workers.
+  if (shared_->parent_cpu.load(std::memory_order_relaxed) != cpu) {
+    shared_->parent_cpu.store(cpu, std::memory_order_relaxed);
+  }
 }
 
-// Gives out pieces while there is room: the highest priority first, equals in turn, so that a long
-// job does not starve a later one.
-bool ProcessPool::feed(Lock&) {
+bool ProcessPool::may_feed(const Job& job) const {
+  return !job.exhausted_ && !job.abandoned_ && !job.reading_ && !job.window_full() &&
+         (!job.settings_.caller_feeds || (job.owner_ == thread_token() && job.has_read()));
+}
+
+// Reads one more piece of each input that this thread has to read, without the lock: inputs are
+// user code and may use the pool themselves. True if anything was read.
+bool ProcessPool::read_sources(Lock& lock) {
+  const auto wanted = [](const JobPtr& job) {
+    return job->settings_.caller_feeds && job->owner_ == thread_token() && !job->reading_ &&
+           !job->exhausted_ && !job->abandoned_ && !job->window_full() && !job->has_read();
+  };
   bool any = false;
+  for (;;) {
+    const auto at = std::ranges::find_if(jobs_, wanted);
+    if (at == jobs_.end()) return any;
+    const JobPtr job = *at;
+    job->reading_ = true;
+    lock.unlock();
+    job->read();
+    lock.lock();
+    job->reading_ = false;
+    any = true;
+  }
+}
+
+// Gives out pieces while there is room. Inputs are read a slice of time at a time: a source that
+// takes long must not keep what is ready from whoever waits for it.
+bool ProcessPool::feed(Lock& lock) {
+  std::size_t tasks = feed_round();
+  bool any = tasks != 0;
+  const std::uint64_t start = shm::ticks();
+  while (read_sources(lock)) {
+    any = true;
+    tasks += feed_round();
+    if (shm::ticks() - start > kReadSlice * shm::ticks_per_us()) {
+      owed_wakes_ += std::exchange(tasks, 0);
+      wake_owed();
+      break;
+    }
+  }
+  owed_wakes_ += tasks;
+  const bool more = std::ranges::any_of(jobs_, [](const JobPtr& job) {
+    return !job->exhausted_ && !job->abandoned_ && !job->window_full();
+  });
+  for (std::size_t i = 0; i < lanes_.size(); ++i) {
+    const Lane& lane = *lanes_[i];
+    // relaxed: advice to workers when to wake the parent for more.
+    const std::uint64_t half = lane.next - std::min<std::uint64_t>(lane.next, lane.out.size() / 2);
+    shared_->low_water[i].store(more ? half : UINT64_MAX, std::memory_order_relaxed);
+  }
+  return any;
+}
+
+// The highest priority first, equals in turn, so that a long job does not starve a later one.
+// Returns the number of tasks given out.
+std::size_t ProcessPool::feed_round() {
+  note_parent_cpu();
   std::size_t tasks = 0;
   for (auto group = jobs_.begin(); group != jobs_.end();) {
     const int priority = (*group)->settings_.priority;
@@ -61,21 +126,14 @@ bool ProcessPool::feed(Lock&) {
       const JobPtr job = *it;
       Lane* lane = may_feed(*job) ? lane_for(*job) : nullptr;
       if (lane != nullptr && feed_one(job, *lane)) {
-        fed = any = true;
+        fed = true;
         ++tasks;
       }
       ++it;
     }
     if (!fed) group = it;  // nothing of this priority can be fed: on to the next
   }
-  for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    Lane& lane = *lanes_[i];
-    // relaxed: advice to workers when to wake the parent for more.
-    const std::uint64_t half = lane.next - std::min<std::uint64_t>(lane.next, lane.out.size() / 2);
-    shared_->low_water[i].store(tasks != 0 ? half : UINT64_MAX, std::memory_order_relaxed);
-  }
-  if (tasks != 0) wake_for(tasks);
-  return any;
+  return tasks;
 }
 
 ProcessPool::Lane* ProcessPool::lane_for(const Job& job) {
@@ -144,6 +202,7 @@ bool ProcessPool::feed_one(const JobPtr& job, Lane& lane) {
     return false;
   }
   if (job->log_) job->log_->fed(piece);
+  job->exhausted_ = piece.last;
   ticket.job = job;
   ticket.piece = piece;
   ticket.attempts = 0;
@@ -156,7 +215,11 @@ bool ProcessPool::feed_one(const JobPtr& job, Lane& lane) {
     bytes_out_ += block.capacity;
   }
   if (piece.starts_chunk) size |= kWhole;
-  if (!job->settings_.timeout.infinite()) size |= kTimed;
+  if (!job->settings_.timeout.infinite()) {
+    size |= kTimed;
+    ticket.timed = true;
+    ++timed_out_;
+  }
   slot.function = job->settings_.entry;
   slot.context = reinterpret_cast<std::uint64_t>(job->context_block_);
   if (job->settings_.retries != 0) std::memcpy(ticket.kept, slot.bytes, sizeof ticket.kept);
@@ -179,28 +242,34 @@ void ProcessPool::fail_feeding(const JobPtr& job, const std::exception_ptr& erro
   piece_ended(job, {});
 }
 
-// As few wake-ups as there is work: each costs the waker some ten microseconds, and a woken worker
-// wakes the next if it finds more than it can do.
-void ProcessPool::wake_for(std::size_t tasks) {
-  const int cpu = ::sched_getcpu();
-  // relaxed: advice for spinning workers.
-  if (shared_->parent_cpu.load(std::memory_order_relaxed) != cpu) {
-    shared_->parent_cpu.store(cpu, std::memory_order_relaxed);
-  }
-  int idle = 0;
-  for (int word = 0; word * 64 < shared_->workers; ++word) {
+// Workers that spin, or are about to sleep and look once more: each takes a task by itself.
+std::size_t ProcessPool::spinning_workers() const {
+  std::size_t spinning = 0;
+  for (int i = 0; i < shared_->workers; ++i) {
     // WAKE worker: seq_cst: ordered after the publication of the tasks.
-    idle += std::popcount(shared_->idle[word].load(std::memory_order_seq_cst));
+    const std::uint64_t idle = shared_->idle[i / 64].load(std::memory_order_seq_cst);
+    const bool asleep = (idle >> (i % 64) & 1) != 0;
+    const WorkerPhase phase = shared_->slots[i].phase.load(std::memory_order_relaxed);
+    if (!asleep && phase == WorkerPhase::idle) ++spinning;
+  }
+  return spinning;
+}
+
+// Wakes workers for what was published since the last time. As few as there is work for: each wake
+// costs the waker some ten microseconds, and a woken worker wakes the next if there is more.
+void ProcessPool::wake_owed() {
+  const std::size_t tasks = std::exchange(owed_wakes_, 0);
+  if (tasks != 0 && busy()) wake_for(tasks);
+}
+
+void ProcessPool::wake_for(std::size_t tasks) {
+  std::uint64_t idle = 0;
+  for (int word = 0; word * 64 < shared_->workers; ++word) {
+    idle |= shared_->idle[word].load(std::memory_order_seq_cst);  // WAKE worker
   }
   if (idle == 0) return;
-  // Workers that spin take a task each by themselves.
-  std::size_t waiting = 0;
-  for (int i = 0; i < shared_->workers; ++i) {
-    const WorkerSlot& slot = shared_->slots[i];
-    const bool asleep = (shared_->idle[i / 64].load(std::memory_order_relaxed) >> (i % 64) & 1) != 0;
-    if (!asleep && slot.phase.load(std::memory_order_relaxed) == WorkerPhase::idle) ++waiting;
-  }
-  for (int woken = 0; woken < 2 && waiting + static_cast<std::size_t>(woken) < tasks; ++woken) {
+  const std::size_t spinning = spinning_workers();
+  for (std::size_t woken = 0; woken < 2 && spinning + woken < tasks; ++woken) {
     if (!wake_one_worker(*shared_)) return;
   }
 }

@@ -51,13 +51,13 @@ int ProcessPool::position_of(std::uint32_t worker) const {
 void ProcessPool::kill_worker(std::uint32_t worker) {
   const int position = position_of(worker);
   if (position < 0) return;  // it has ended by itself
+  doomed_.push_back(worker);
   shared_->slots[position].kill_request.store(worker, std::memory_order_release);  // OBSERVE kill
-  zygote_->poke();
+  if (zygote_) zygote_->poke();
 }
 
 // After any death in the program: whatever a dead worker of ours ran is reported or run again.
 bool ProcessPool::handle_deaths() {
-  check_zygote();
   const ProcessTable& table = ProcessTable::instance();
   const std::uint64_t deaths = table.deaths().load(std::memory_order_acquire);  // DEATH
   if (shared_->broken.load(std::memory_order_acquire) != 0 && !broken_) {       // BROKEN
@@ -88,6 +88,8 @@ bool ProcessPool::handle_deaths() {
     shm::reap(worker);
     buried_.insert(worker);
   }
+  std::erase_if(doomed_, [&table](std::uint32_t worker) { return table.is_dead(worker); });
+  prune_buried();
   wake_all_workers(*shared_);  // a wake-up may have died with its sleeper
   return any;
 }
@@ -104,6 +106,19 @@ std::vector<std::uint32_t> ProcessPool::newly_dead() const {
     }
   }
   return dead;
+}
+
+// Forgets those of the buried that can no longer be found dead again.
+void ProcessPool::prune_buried() {
+  if (buried_.size() < 4 * WorkerSlot::kRecent * plan_.workers.size()) return;
+  std::unordered_set<std::uint32_t> kept;
+  for (std::int32_t i = 0; i < shared_->workers; ++i) {
+    for (const auto& recent : shared_->slots[i].recent) {
+      const std::uint32_t id = recent.load(std::memory_order_relaxed);
+      if (buried_.contains(id)) kept.insert(id);
+    }
+  }
+  buried_ = std::move(kept);
 }
 
 // A slot that was taken away: its piece is run again, or ends with `error`.
@@ -227,6 +242,7 @@ bool ProcessPool::cancel(Job& job, const std::exception_ptr& error) {
   }
   piece_ended(held, {});
   pump(lock);
+  wake_owed();
   complete_jobs(lock);
   return true;
 }
@@ -278,6 +294,11 @@ void ProcessPool::fail_everything(const std::exception_ptr& error) {
   cancel_ranges(error);
 }
 
+std::exception_ptr ProcessPool::terminated_error() {
+  return std::make_exception_ptr(
+      PoolTerminated("the pool was terminated before this result was there"));
+}
+
 std::exception_ptr ProcessPool::broken_error() const {
   const int status = shared_->broken_status.load(std::memory_order_relaxed);
   std::string why = "the pool's workers end before they are ready";
@@ -299,7 +320,7 @@ void ProcessPool::check_zygote() {
     return;
   }
   zygote_checked_ = now;
-  if (zygote_->alive()) return;
+  if (zygote_ && zygote_->alive()) return;
   zygote_.reset();
   ProcessTable& table = ProcessTable::instance();
   for (std::int32_t i = 0; i < shared_->workers; ++i) {

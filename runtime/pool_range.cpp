@@ -78,7 +78,7 @@ void ProcessPool::start_wave(Range& range, std::uint64_t first_chunk, std::uint6
   record.generation.store(range.generation, std::memory_order_seq_cst);  // ENTER record
   // PUBLISH ranges: seq_cst: ordered before the look at sleeping workers.
   shared_->range_mask.fetch_or(1U << range.index, std::memory_order_seq_cst);
-  wake_for(std::min<std::uint64_t>(chunks, plan_.workers.size()));
+  owed_wakes_ += std::min<std::uint64_t>(chunks, plan_.workers.size());
 }
 
 void ProcessPool::finish_wave(Range& range) {
@@ -96,8 +96,99 @@ void ProcessPool::finish_wave(Range& range) {
   shm::Arena::instance().deallocate(failure);
 }
 
+namespace {
+
+/// A range job of a few chunks: each is a task, which is one round trip of one cache line.
+class SmallRange final : public Job {
+ public:
+  SmallRange(JobSettings settings, const RangeCall& call)
+      : Job(std::move(settings)), call_(call), next_(call.first) {}
+  Piece feed(wire::Writer& out) override {
+    const Piece piece = skip();
+    if (piece.count == 0) return piece;
+    out.put(RangeTask{call_.entry, piece.first, piece.first + piece.count});
+    return piece;
+  }
+  Piece skip() override {
+    const Piece piece{.first = next_,
+                      .count = std::min(call_.chunk, call_.last - next_),
+                      .last = call_.last - next_ <= call_.chunk};
+    next_ += piece.count;
+    return piece;
+  }
+  void deliver(const Piece&, wire::Reader&, const PieceReport&) override {}
+  void fail(const Piece&, const std::exception_ptr& error) override {
+    if (!failure) failure = error;
+  }
+  std::exception_ptr failure;
+
+ private:
+  struct RangeTask {
+    std::uint64_t entry;
+    std::uint64_t first;
+    std::uint64_t last;
+  };
+  friend void run_range_task(TaskCall&);
+  const RangeCall& call_;
+  std::uint64_t next_;
+};
+
+// In the worker.
+void run_range_task(TaskCall& call) {
+  const auto task = call.in.take<SmallRange::RangeTask>();
+  const auto entry =
+      reinterpret_cast<RangeEntry>(resolve_function(static_cast<FunctionId>(task.entry)));
+  entry({call.context, call.job, task.first, task.last});
+}
+
+}  // namespace
+
+void ProcessPool::run_small_range(const RangeCall& call) {
+  static const FunctionId entry = function_id(reinterpret_cast<AnyFunction>(&run_range_task));
+  const auto job = std::make_shared<SmallRange>(JobSettings{.entry = entry,
+                                                            .timeout = call.timeout,
+                                                            .retries = call.retries,
+                                                            .priority = call.priority,
+                                                            .total = call.last - call.first,
+                                                            .progress = call.progress},
+                                                call);
+  submit(job, call.context);
+  wait(*job, {});
+  if (!job->failure) return;
+  {
+    Lock lock(mutex_);
+    await_quiet(lock);
+  }
+  std::rethrow_exception(job->failure);
+}
+
+// True when no worker runs that was told to end.
+bool ProcessPool::quiet() const {
+  if (state_ == State::terminate) return ended_;
+  const auto& table = shm::ProcessTable::instance();
+  return std::ranges::all_of(doomed_, [&table](auto worker) { return table.is_dead(worker); });
+}
+
+// Waits for the end of workers that were told to end: they may still write where they were told to,
+// and that is the caller's again as soon as it gets its error.
+void ProcessPool::await_quiet(Lock& lock) {
+  struct Quiet final : Job {
+    explicit Quiet(const ProcessPool& of) : Job({}), pool(of) {}
+    Piece feed(wire::Writer&) override { return {}; }
+    Piece skip() override { return {}; }
+    void deliver(const Piece&, wire::Reader&, const PieceReport&) override {}
+    void fail(const Piece&, const std::exception_ptr&) override {}
+    bool ready() const override { return pool.quiet(); }
+    const ProcessPool& pool;
+  } quiet_now(*this);
+  wait_locked(lock, quiet_now, Clock::time_point::max());
+}
+
 void ProcessPool::run_range(const RangeCall& call) {
   check_owner();
+  if ((call.last - call.first) / call.chunk < 2 * plan_.workers.size()) {
+    return run_small_range(call);
+  }
   Lock lock(mutex_);
   if (state_ != State::run) throw ValueError("Pool not running");
   if (broken_) std::rethrow_exception(broken_);
@@ -116,11 +207,19 @@ void ProcessPool::run_range(const RangeCall& call) {
       ContextHeader{next_job_id_++, call.context.size(), call.timeout.infinite() ? 0U : 1U};
   std::memcpy(header->data(), call.context.data(), call.context.size());
   RangeJobFront front({.total = call.last - call.first, .progress = call.progress}, range);
-  for (std::uint64_t first = 0; first < chunks; first += kWave) {
+  front.started_ = Clock::now();
+  note_parent_cpu();
+  if (!call.timeout.infinite()) ++timed_ranges_;
+  std::uint64_t first = 0;
+  for (; first < chunks && state_ != State::terminate && !broken_; first += kWave) {
     start_wave(range, first, std::min(kWave, chunks - first));
     wait_locked(lock, front, Clock::time_point::max());
     finish_wave(range);
   }
+  if (!call.timeout.infinite()) --timed_ranges_;
+  if (first < chunks && !range.failure) range.failure = broken_ ? broken_ : terminated_error();
+  if (range.failure) await_quiet(lock);
+  if (call.progress) show_progress(lock, front);
   const std::exception_ptr failure = std::exchange(range.failure, nullptr);
   range.busy = false;
   if (sleepers_ != 0) changed_.notify_all();

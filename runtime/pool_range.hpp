@@ -1,6 +1,7 @@
 // A range job in progress: the parent's side of one RangeRecord.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -38,6 +39,10 @@ class ProcessPool::RangeJobFront final : public Job {
   void deliver(const Piece&, wire::Reader&, const PieceReport&) override {}
   void fail(const Piece&, const std::exception_ptr&) override {}
   bool ready() const override { return range_.job->complete(range_.generation); }
+  std::uint64_t items_done() const override {
+    const std::uint64_t end = range_.wave_first + range_.job->done(range_.generation) * range_.call.chunk;
+    return std::min(end, range_.call.last) - range_.call.first;
+  }
   bool glance() const override { return range_.job->complete(range_.generation); }
 
  private:

@@ -2,6 +2,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include <millrace/errors.hpp>
@@ -17,11 +18,21 @@ namespace {
 // A parent that sleeps looks after its zygote this often.
 constexpr auto kSlice = std::chrono::milliseconds(100);
 
+// Microseconds that a spinning parent leaves its tasks to spinning workers before it wakes others.
+constexpr std::uint64_t kPatience = 2;
+
 }  // namespace
 
 bool ProcessPool::wait(Job& job, Timeout timeout) {
   check_owner();
   Lock lock(mutex_);
+  if (job.settings_.caller_feeds) {
+    job.owner_ = thread_token();  // whoever asks for the results reads the input
+    if (job.ready() && !job.window_half_full()) {
+      pump(lock);
+      wake_owed();
+    }
+  }
   if (job.ready()) return true;
   return wait_locked(lock, job, timeout.deadline());
 }
@@ -30,23 +41,29 @@ void ProcessPool::poll(Job& job) {
   check_owner();
   Lock lock(mutex_);
   if (!job.done()) pump(lock);
+  wake_owed();
 }
 
 bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline) {
   ++waiters_;
   const auto leave = [&](bool result) {
     --waiters_;
+    if (jobs_.empty()) owed_wakes_ = 0;  // what was published has been done
+    wake_owed();
     if (sleepers_ != 0) changed_.notify_all();  // somebody else has to listen now
     if (asynchronous_ != 0 && waiters_ == 0) collector_wake_.notify_one();
     return result;
   };
   for (;;) {
-    bool moved = pump(lock);
+    if (job.settings_.progress) report_progress(lock, job);
+    const bool worth = !jobs_.empty() || !completed_.empty() || anything_arrived(nullptr);
+    const bool moved = worth && pump(lock);
     if (job.ready()) return leave(true);
     if (deadline != Clock::time_point::max() && Clock::now() >= deadline) return leave(false);
     if (moved) continue;
     if (listening_) {
       if (collector_listens_) shared_->bell.rouse();  // ours is the shorter way
+      wake_owed();
       ++sleepers_;
       if (deadline == Clock::time_point::max()) {
         changed_.wait(lock);
@@ -57,7 +74,6 @@ bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline) 
       continue;
     }
     listen(lock, &job, deadline);
-    report_progress(lock);
   }
 }
 
@@ -95,7 +111,13 @@ void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline)
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
     watched_[i] = lanes_[i]->out.empty() ? -1 : lanes_[i]->out.front();
   }
-  if (const auto limit = next_deadline(); limit && *limit < deadline) deadline = *limit;
+  if (timed_out_ != 0 || timed_ranges_ != 0) {
+    if (const auto limit = next_deadline(); limit && *limit < deadline) deadline = *limit;
+  }
+  std::size_t owed = std::exchange(owed_wakes_, 0);
+  if (owed != 0 && (job == nullptr || !may_spin(*shared_) || spinning_workers() == 0)) {
+    wake_for(std::exchange(owed, 0));
+  }
   const bool in_order = job != nullptr && job->settings_.caller_feeds;
   shared_->eager.store(in_order ? 1 : 0, std::memory_order_relaxed);
   lock.unlock();
@@ -109,12 +131,20 @@ void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline)
   if (!collector_listens_ || job != nullptr) {
     while (may_spin(*shared_)) {
       for (int look = 0; look < 64; ++look) {
-        if (something_arrived(job)) return finish();
+        if (something_arrived(job)) {
+          if (owed != 0) owed_wakes_ = owed;  // whether they are needed is seen at the next look
+          return finish();
+        }
         shm::cpu_relax();
       }
-      if (anything_arrived(job)) return finish();
-      if (shm::ticks() - start > budget) break;
+      if (anything_arrived(job)) break;
+      const std::uint64_t spun = shm::ticks() - start;
+      // Short tasks are done by the workers that spin before another could be woken.
+      if (owed != 0 && spun > kPatience * shm::ticks_per_us()) wake_for(std::exchange(owed, 0));
+      if (spun > budget) break;
     }
+    if (owed != 0) wake_for(owed);
+    if (anything_arrived(job)) return finish();
     for (int yield = 0; yield < 2; ++yield) {
       ::sched_yield();
       if (anything_arrived(job)) return finish();
@@ -122,15 +152,20 @@ void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline)
   }
   const auto key = shared_->bell.prepare();
   shared_->parent_awake.store(0, std::memory_order_relaxed);
-  if (!anything_arrived(job)) shared_->bell.wait(key, std::min(deadline, Clock::now() + kSlice));
+  const int outcome =
+      anything_arrived(job) ? 0 : shared_->bell.wait(key, std::min(deadline, Clock::now() + kSlice));
   shared_->parent_awake.store(1, std::memory_order_relaxed);
   finish();
+  if (outcome == ETIMEDOUT) check_zygote();
 }
 
 // Called with the lock, when a job was submitted for which nobody need wait.
 void ProcessPool::start_collector() {
   if (!collector_.joinable()) {
-    collector_ = std::thread([this] { collector_loop(); });
+    collector_ = std::thread([this] {
+      collector_loop();
+      if (orphaned_) delete this;
+    });
     return;
   }
   if (collector_deep_) collector_wake_.notify_one();
@@ -154,12 +189,18 @@ void ProcessPool::collector_loop() {
       collector_wake_.wait_for(lock, std::chrono::milliseconds(1));
       continue;
     }
-    if (pump(lock)) continue;
+    const bool moved = pump(lock);
+    wake_owed();
+    if (moved) continue;
+    for (const JobPtr& job : std::vector(jobs_.begin(), jobs_.end())) {
+      if (job->settings_.asynchronous && job->settings_.progress) report_progress(lock, *job);
+    }
     if (asynchronous_ == 0 || waiters_ != 0 || listening_ || collector_stop_) continue;
     collector_listens_ = true;
     listen(lock, nullptr, Clock::time_point::max());
     collector_listens_ = false;
     pump(lock);
+    wake_owed();
     if (sleepers_ != 0) changed_.notify_all();
   }
 }

@@ -20,6 +20,7 @@
 #include "sched/quota.hpp"
 #include "sched/topology.hpp"
 #include "shm/arena.hpp"
+#include "shm/reaper.hpp"
 
 namespace millrace::runtime {
 
@@ -41,7 +42,7 @@ std::shared_ptr<PoolCore> PoolCore::make(const PoolOptions& options,
     throw ValueError("cores_per_worker must be at least 1, not " +
                      std::to_string(options.cores_per_worker));
   }
-  return std::make_shared<ProcessPool>(options, std::move(initializer));
+  return {new ProcessPool(options, std::move(initializer)), &ProcessPool::dispose};
 }
 
 namespace {
@@ -79,27 +80,35 @@ ProcessPool::ProcessPool(const PoolOptions& options, std::function<void()> initi
   try {
     start_zygote();
   } catch (...) {
-    lanes_.clear();
-    shm::Arena::instance().deallocate(shared_);
+    free_shared();
     throw;
   }
 }
 
-ProcessPool::~ProcessPool() {
-  if (::getpid() != owner_pid_) {
-    // A forked child's copy: nothing of it is the child's to end.
-    (void)zygote_.release();
-    for (auto& lane : lanes_) (void)lane.release();
-    for (auto& range : ranges_) (void)range.release();
-    if (collector_.joinable()) collector_.detach();
-    return;
+// The last reference is gone. In a forked child the pool stays as it is: nothing of it is the
+// child's to end or free. In the collector's own thread (a job that held the reference ended there)
+// the collector disposes of the pool when it has left its loop.
+void ProcessPool::dispose(ProcessPool* pool) noexcept {
+  if (::getpid() != pool->owner_pid_) return;
+  pool->terminate();
+  if (pool->collector_.get_id() == std::this_thread::get_id()) {
+    pool->orphaned_ = true;
+  } else {
+    delete pool;
   }
+}
+
+ProcessPool::~ProcessPool() {
   terminate();
-  if (collector_.get_id() == std::this_thread::get_id()) {
-    collector_.detach();  // destroyed by a callback of its own
+  if (orphaned_) {
+    collector_.detach();
   } else if (collector_.joinable()) {
     collector_.join();
   }
+  free_shared();
+}
+
+void ProcessPool::free_shared() noexcept {
   ranges_.clear();
   for (auto& lane : lanes_) {
     for (Ticket& ticket : lane->tickets) ticket.writer.drop();
@@ -210,11 +219,16 @@ void ProcessPool::close() {
 
 // Lets the workers leave once nothing is left to do.
 void ProcessPool::begin_leaving(Lock&) {
-  if (state_ != State::close || leaving_ || !jobs_.empty() || !ranges_.empty()) return;
+  if (state_ != State::close || leaving_ || busy()) return;
   leaving_ = true;
   shared_->closing.store(1, std::memory_order_seq_cst);  // OBSERVE closing
   wake_all_workers(*shared_);
-  zygote_->poke();
+  if (zygote_) zygote_->poke();
+  changed_.notify_all();
+}
+
+bool ProcessPool::busy() const {
+  return !jobs_.empty() || std::ranges::any_of(ranges_, [](const auto& one) { return one->busy; });
 }
 
 void ProcessPool::terminate() noexcept {
@@ -225,8 +239,7 @@ void ProcessPool::terminate() noexcept {
     if (state_ == State::terminate) return;
     state_ = State::terminate;
     try {
-      fail_everything(std::make_exception_ptr(
-          PoolTerminated("the pool was terminated before this result was there")));
+      fail_everything(terminated_error());
     } catch (...) {  // no memory for the error: waiters are woken all the same
     }
     changed_.notify_all();
@@ -234,6 +247,7 @@ void ProcessPool::terminate() noexcept {
   }
   end_processes();
   Lock lock(mutex_);
+  ended_ = true;
   complete_jobs(lock);
   collector_stop_ = true;
   collector_wake_.notify_all();
@@ -244,6 +258,24 @@ void ProcessPool::terminate() noexcept {
 void ProcessPool::end_processes() noexcept {
   if (zygote_) zygote_->end();
   for (std::int32_t i = 0; i < shared_->workers; ++i) shared_->slots[i].id.store(0);
+  bury_workers();
+}
+
+// The workers are gone: what they owned is freed.
+void ProcessPool::bury_workers() noexcept {
+  const Lock lock(mutex_);
+  shm::ProcessTable& table = shm::ProcessTable::instance();
+  for (std::int32_t i = 0; i < shared_->workers; ++i) {
+    for (const auto& recent : shared_->slots[i].recent) {
+      const std::uint32_t id = recent.load(std::memory_order_relaxed);
+      if (id == 0 || buried_.contains(id)) continue;
+      // One whose zygote was killed is not known to be dead; the kernel ends it at once.
+      for (int tries = 0; tries < 1000 && table.check_alive(id); ++tries) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      if (table.is_dead(id)) shm::reap(id);
+    }
+  }
 }
 
 void ProcessPool::write_trace() noexcept {}
@@ -252,30 +284,26 @@ void ProcessPool::join() {
   check_owner();
   Lock lock(mutex_);
   if (state_ == State::run) throw ValueError("Pool is still running");
-  while (state_ == State::close && !jobs_.empty()) {
-    // Jobs whose input this thread has to read are read to their end now.
-    const JobPtr first = jobs_.front();
-    for (const JobPtr& job : jobs_) {
-      if (job->settings_.caller_feeds && job->owner_ == thread_token()) job->unbound();
-    }
-    struct Drained final : Job {
-      explicit Drained(const JobPtr& wanted) : Job({}), job(wanted) {}
-      Piece feed(wire::Writer&) override { return {}; }
-      Piece skip() override { return {}; }
-      void deliver(const Piece&, wire::Reader&, const PieceReport&) override {}
-      void fail(const Piece&, const std::exception_ptr&) override {}
-      bool ready() const override { return job->done(); }
-      JobPtr job;
-    } drained(first);
-    wait_locked(lock, drained, Clock::time_point::max());
+  // Jobs whose input this thread has to read are read to their end now.
+  for (const JobPtr& job : jobs_) {
+    if (job->settings_.caller_feeds && job->owner_ == thread_token()) job->unbound();
   }
+  struct Drained final : Job {
+    explicit Drained(const ProcessPool& of) : Job({}), pool(of) {}
+    Piece feed(wire::Writer&) override { return {}; }
+    Piece skip() override { return {}; }
+    void deliver(const Piece&, wire::Reader&, const PieceReport&) override {}
+    void fail(const Piece&, const std::exception_ptr&) override {}
+    bool ready() const override { return pool.state_ != State::close || !pool.busy(); }
+    const ProcessPool& pool;
+  } drained(*this);
+  wait_locked(lock, drained, Clock::time_point::max());
   begin_leaving(lock);
-  if (joined_) return;
   lock.unlock();
   // The workers leave by themselves; a pool that is terminated meanwhile ends them.
-  zygote_->wait_exit();
+  if (zygote_) zygote_->wait_exit();
+  bury_workers();
   lock.lock();
-  joined_ = true;
   collector_stop_ = true;
   collector_wake_.notify_all();
 }
@@ -325,7 +353,8 @@ std::vector<WorkerStats> ProcessPool::stats() const {
 }
 
 std::string ProcessPool::repr() const {
-  const std::lock_guard lock(mutex_);
+  Lock lock(mutex_, std::defer_lock);
+  if (::getpid() == owner_pid_) lock.lock();  // in a forked child nobody would ever release it
   static constexpr const char* kNames[] = {"RUN", "CLOSE", "TERMINATE"};
   return std::string("<multiprocessing.pool.Pool state=") + kNames[static_cast<int>(state_)] +
          " pool_size=" + std::to_string(shared_->workers) + ">";

@@ -40,8 +40,11 @@
 
 namespace millrace::runtime {
 
-class ProcessPool final : public PoolCore, public std::enable_shared_from_this<ProcessPool> {
+class ProcessPool final : public PoolCore {
  public:
+  /// Ends a pool that nobody refers to any more.
+  static void dispose(ProcessPool* pool) noexcept;
+
   ProcessPool(const PoolOptions& options, std::function<void()> initializer);
   ~ProcessPool() override;
 
@@ -77,6 +80,7 @@ class ProcessPool final : public PoolCore, public std::enable_shared_from_this<P
     int attempts = 0;
     std::uint32_t quarantined = 0;  ///< worker that may still write here; 0: none
     bool out = false;
+    bool timed = false;  ///< counted in timed_out_
     std::byte kept[TaskRing::Slot::kInlineBytes];  ///< the payload, for another attempt
   };
 
@@ -105,17 +109,25 @@ class ProcessPool final : public PoolCore, public std::enable_shared_from_this<P
   void start_zygote();
   void check_owner() const;
   void begin_leaving(Lock& lock);
+  bool busy() const;
   void end_processes() noexcept;
+  void bury_workers() noexcept;
+  void free_shared() noexcept;
   void write_trace() noexcept;
 
   // pool_feed.cpp: handing out.
   bool feed(Lock& lock);
+  std::size_t feed_round();
+  bool read_sources(Lock& lock);
   bool feed_one(const JobPtr& job, Lane& lane);
   bool may_feed(const Job& job) const;
   Lane* lane_for(const Job& job);
   std::optional<std::uint16_t> free_slot(Lane& lane);
   void publish(Lane& lane, std::uint16_t index, std::uint32_t size);
   void fail_feeding(const JobPtr& job, const std::exception_ptr& error);
+  void note_parent_cpu();
+  [[nodiscard]] std::size_t spinning_workers() const;
+  void wake_owed();
   void wake_for(std::size_t tasks);
 
   // pool_collect.cpp: taking back.
@@ -126,7 +138,8 @@ class ProcessPool final : public PoolCore, public std::enable_shared_from_this<P
   void release(Lane& lane, Ticket& ticket, TaskRing::Slot& slot);
   void piece_ended(const JobPtr& job, const Piece& piece);
   void complete_jobs(Lock& lock);
-  void report_progress(Lock& lock);
+  void show_progress(Lock& lock, Job& job);
+  void report_progress(Lock& lock, Job& job);
 
   // pool_loss.cpp: deaths, deadlines, cancelling.
   bool handle_deaths();
@@ -137,9 +150,11 @@ class ProcessPool final : public PoolCore, public std::enable_shared_from_this<P
   void kill_worker(std::uint32_t worker);
   int position_of(std::uint32_t worker) const;
   std::vector<std::uint32_t> newly_dead() const;
+  void prune_buried();
   void fail_everything(const std::exception_ptr& error);
   void check_zygote();
   std::exception_ptr broken_error() const;
+  static std::exception_ptr terminated_error();
   std::optional<Clock::time_point> next_deadline() const;
 
   // pool_wait.cpp: waiting.
@@ -152,9 +167,13 @@ class ProcessPool final : public PoolCore, public std::enable_shared_from_this<P
   void collector_loop();
 
   // pool_range.cpp
+  void run_small_range(const RangeCall& call);
   Range* take_record(Lock& lock, std::uint64_t chunks);
   void start_wave(Range& range, std::uint64_t first_chunk, std::uint64_t chunks);
   void finish_wave(Range& range);
+  void take_failure(Range& range);
+  void await_quiet(Lock& lock);
+  bool quiet() const;
   bool repair_ranges(const std::vector<std::uint32_t>& dead);
   bool range_deadlines(Clock::time_point now);
   void cancel_ranges(const std::exception_ptr& error);
@@ -163,13 +182,15 @@ class ProcessPool final : public PoolCore, public std::enable_shared_from_this<P
   std::condition_variable changed_;
   pid_t owner_pid_;
   State state_ = State::run;
-  bool joined_ = false;
   bool leaving_ = false;
+  bool ended_ = false;       ///< terminate() has ended the workers
+  bool orphaned_ = false;    ///< the collector deletes this when it leaves
   bool listening_ = false;   ///< a thread listens to the workers
   int sleepers_ = 0;         ///< threads that wait on changed_
   std::exception_ptr broken_;
   Clock::time_point zygote_checked_{};
   std::unordered_set<std::uint32_t> buried_;  ///< workers whose death was dealt with
+  std::vector<std::uint32_t> doomed_;         ///< workers that were told to end, not known dead
 
 
   std::uint64_t probe_word_ = 0;  ///< workers read and write it to see whether they can
@@ -182,6 +203,9 @@ class ProcessPool final : public PoolCore, public std::enable_shared_from_this<P
   std::vector<JobPtr> completed_; ///< their callbacks have not run yet
   std::vector<std::unique_ptr<Range>> ranges_;
   std::size_t bytes_out_ = 0;
+  std::size_t timed_out_ = 0;   ///< tickets out that have a timeout
+  std::size_t timed_ranges_ = 0;
+  std::size_t owed_wakes_ = 0;  ///< tasks published for which nobody was woken yet
   std::uint64_t next_job_id_ = 1;
   std::uint64_t seen_completed_ = 0;
   std::uint64_t seen_deaths_ = 0;

@@ -28,6 +28,14 @@ Writer::~Writer() {
   ::operator delete(heap_);
 }
 
+void Writer::append(Writer& other) {
+  const std::size_t offset = size();
+  kept_.reserve(kept_.size() + other.kept_.size());
+  write(other.data(), other.size());
+  for (const Kept& one : other.kept_) kept_.push_back({offset + one.offset, one.drop});
+  other.clear();
+}
+
 void Writer::clear() noexcept {
   end_session();
   kept_.clear();

@@ -26,6 +26,8 @@ namespace {
 
 using shm::TaskTag;
 
+constexpr std::uint64_t kShortTask = 2;  // microseconds
+
 /// A reply: in a buffer of this process while it is small, else in a block of the arena.
 class ReplyWriter final : public wire::Writer {
  public:
@@ -145,6 +147,7 @@ class Worker {
   std::uint64_t last_ticks_ = 0;
   std::int64_t tasks_ = 0;
   int own_cpu_ = -1;  // bound to this one cpu
+  bool long_tasks_ = true;  // tasks are worth the price of waking another worker
   bool replied_ = false;  // since the parent was told last
   bool done_ = false;
 };
@@ -182,7 +185,7 @@ bool Worker::run_task() {
     if (ring->position(*task) >= pool_.low_water[order_[rank]].load(std::memory_order_relaxed)) {
       tell_parent();
     }
-    if (pool_.idle[0].load(std::memory_order_relaxed) != 0 && ring->may_have_work()) {
+    if (long_tasks_ && pool_.idle[0].load(std::memory_order_relaxed) != 0 && ring->may_have_work()) {
       wake_one_worker(pool_, index_);  // more work than workers awake: pass the word on
     }
     execute(*task, static_cast<int>(rank));
@@ -273,6 +276,7 @@ void Worker::count_task(bool whole) {
   bump(slot_.tasks, 1);
   const std::uint64_t now = shm::ticks();
   bump(slot_.busy_ticks, now - last_ticks_);
+  long_tasks_ = now - last_ticks_ > kShortTask * shm::ticks_per_us();
   last_ticks_ = now;
   if (whole && pool_.max_tasks != 0 && ++tasks_ >= pool_.max_tasks) done_ = true;
 }
@@ -356,6 +360,7 @@ void Worker::run_chunk(RangeRecord& record, const RangeItems& items, RangeEntry 
     failure->size = text.size();
     failure->chunk = chunk;
     std::memcpy(failure + 1, text.data(), text.size());
+    shm::Arena::instance().give(failure, pool_.parent_id);  // it outlives this worker
     std::uint64_t none = 0;
     // FAIL range: release pairs with the parent's look after completion.
     if (!record.failure.compare_exchange_strong(none, reinterpret_cast<std::uint64_t>(failure),
@@ -438,6 +443,7 @@ void Worker::sleep() {
   }
   set_idle_bit(false);
   slot_.parked.store(0, std::memory_order_relaxed);
+  long_tasks_ = true;  // somebody thought it worth waking us
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <chrono>
 #include <system_error>
+#include <utility>
 
 #include <millrace/errors.hpp>
 
@@ -21,6 +22,7 @@
 #include "runtime/oom.hpp"
 #include "runtime/worker.hpp"
 #include "shm/parking.hpp"
+#include "shm/reaper.hpp"
 #include "shm/signals.hpp"
 
 namespace millrace::runtime {
@@ -31,11 +33,6 @@ using std::chrono::milliseconds;
 
 int open_pidfd(pid_t pid) noexcept {
   return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));  // close-on-exec by itself
-}
-
-bool readable(int fd) noexcept {
-  pollfd query{fd, POLLIN, 0};
-  return ::poll(&query, 1, 0) == 1;
 }
 
 /// The zygote's own side: everything here runs in its process, in its only thread.
@@ -295,7 +292,9 @@ void ZygoteProcess::end_all() {
 Zygote::Zygote(PoolShared& shared, const PoolPlan& plan) : shared_(shared) {
   poke_fd_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (poke_fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd of a pool");
+  // relaxed: the zygote that reads them is forked after this.
   shared_.started.store(0, std::memory_order_relaxed);
+  shared_.ending.store(0, std::memory_order_relaxed);  // set when one that died was put away
   try {
     id_ = shm::ProcessTable::instance().reserve();
     pid_ = fork_process(id_);
@@ -319,48 +318,72 @@ Zygote::Zygote(PoolShared& shared, const PoolPlan& plan) : shared_(shared) {
   }
   if (shared_.started.load(std::memory_order_acquire) == 1) return;  // STARTED
   const int error = shared_.start_error.load(std::memory_order_relaxed);
-  reap();
+  end();
+  ::close(pidfd_);
+  ::close(poke_fd_);
   throw std::system_error(error != 0 ? error : ECHILD, std::generic_category(),
                           "fork of the workers of a pool");
 }
 
-Zygote::~Zygote() { end(); }
+Zygote::~Zygote() {
+  end();
+  if (pidfd_ >= 0) ::close(pidfd_);
+  if (poke_fd_ >= 0) ::close(poke_fd_);
+}
 
 void Zygote::poke() noexcept {
   const std::uint64_t one = 1;
   if (poke_fd_ >= 0) (void)!::write(poke_fd_, &one, sizeof one);
 }
 
-bool Zygote::alive() const noexcept {
-  if (pid_ <= 0) return false;
-  if (pidfd_ >= 0) return !readable(pidfd_);
-  return ::waitpid(pid_, nullptr, WNOHANG | WNOWAIT) == 0;
+bool Zygote::alive() const noexcept { return !wait_for(0); }
+
+// True when it has ended. Leaves it to be reaped, so that its pid stays its own.
+bool Zygote::wait_for(int milliseconds) const noexcept {
+  if (pid_ <= 0) return true;
+  if (pidfd_ >= 0) {
+    pollfd event{pidfd_, POLLIN, 0};
+    return ::poll(&event, 1, milliseconds) == 1;
+  }
+  siginfo_t info{};
+  if (milliseconds > 0) ::poll(nullptr, 0, std::min(milliseconds, 20));
+  const int outcome = ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT);
+  return outcome != 0 || info.si_pid == pid_;
 }
 
 void Zygote::reap() noexcept {
-  if (pid_ <= 0) return;
+  const std::lock_guard lock(reaping_);
+  if (pid_ <= 0 || std::exchange(reaped_, true)) return;
   int status = 0;
-  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  while (::waitpid(pid_, &status, 0) < 0) {
+    if (errno == EINTR) continue;
+    status = shm::kUnknownStatus;  // somebody else has waited for it
+    break;
   }
   shm::ProcessTable::instance().mark_dead(id_, status);
-  pid_ = 0;
-  if (pidfd_ >= 0) ::close(pidfd_);
-  if (poke_fd_ >= 0) ::close(poke_fd_);
-  pidfd_ = poke_fd_ = -1;
+  shm::reap(id_);
 }
 
-void Zygote::wait_exit() noexcept { reap(); }
+void Zygote::wait_exit() noexcept {
+  while (!wait_for(1000)) {
+  }
+  reap();
+}
 
 void Zygote::end() noexcept {
   if (pid_ <= 0) return;
   shared_.ending.store(1, std::memory_order_release);  // OBSERVE ending
   poke();
-  if (pidfd_ >= 0) {
-    pollfd event{pidfd_, POLLIN, 0};
-    const auto deadline = Clock::now() + milliseconds(6000);
-    while (::poll(&event, 1, 100) <= 0 && Clock::now() < deadline) {
+  const auto deadline = Clock::now() + milliseconds(6000);
+  bool ended = false;
+  while (!(ended = wait_for(100)) && Clock::now() < deadline) {
+  }
+  if (!ended) {  // a stopped zygote
+    if (pidfd_ >= 0) {
+      shm::send_signal_fd(pidfd_, SIGKILL);
+    } else {
+      shm::send_signal(pid_, SIGKILL);
     }
-    if (!readable(pidfd_)) shm::send_signal_fd(pidfd_, SIGKILL);  // a stopped zygote
   }
   reap();
 }

@@ -15,6 +15,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -61,18 +62,22 @@ class Zygote {
   [[nodiscard]] bool alive() const noexcept;
   /// Ends all workers (SIGTERM, then SIGKILL) and the zygote, and waits for it.
   void end() noexcept;
-  /// Waits until it has exited by itself (its workers have left).
+  /// Waits until it has exited by itself (its workers have left). Several threads may wait, and
+  /// another may end() it meanwhile.
   void wait_exit() noexcept;
   [[nodiscard]] int pidfd() const noexcept { return pidfd_; }
 
  private:
+  bool wait_for(int milliseconds) const noexcept;
   void reap() noexcept;
 
   PoolShared& shared_;
-  pid_t pid_ = 0;
+  pid_t pid_ = 0;  // constant, as are the descriptors: they are closed by the destructor
   shm::ProcessId id_ = 0;
   int pidfd_ = -1;
   int poke_fd_ = -1;
+  std::mutex reaping_;
+  bool reaped_ = false;  // under reaping_
 };
 
 }  // namespace millrace::runtime

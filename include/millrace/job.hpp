@@ -44,6 +44,7 @@ struct Piece {
   std::uint64_t first = 0;
   std::uint64_t count = 0;    ///< 0: the input is exhausted
   bool starts_chunk = true;   ///< counts as a task for maxtasksperchild
+  bool last = false;          ///< nothing follows: saves asking once more
 };
 
 /// Who ran a piece, for Outcome.
@@ -69,7 +70,7 @@ struct JobSettings {
 };
 
 /// A job: an input that is fed piece by piece, and results that are delivered piece by piece. The
-/// core calls the virtual functions with its lock held, except `finished`.
+/// core calls the virtual functions with its lock held, except `read` and `finished`.
 class Job {
  public:
   explicit Job(JobSettings settings) : settings_(std::move(settings)) {}
@@ -83,8 +84,15 @@ class Job {
   virtual Piece skip() = 0;
   /// Bytes of arena to reserve behind the payload of `piece` for its reply.
   [[nodiscard]] virtual std::size_t reply_bytes(const Piece&) const { return 0; }
+  /// With `caller_feeds`: reads the next piece of the input, without the lock, on the thread whose
+  /// job it is; feed() then encodes it. What the input throws is kept for feed().
+  virtual void read() {}
+  /// True when feed() need not read the input.
+  [[nodiscard]] virtual bool has_read() const { return true; }
   /// True when no piece may be fed at the moment though the input is not exhausted.
   [[nodiscard]] virtual bool window_full() const { return false; }
+  /// True when there is no hurry to read further ahead.
+  [[nodiscard]] virtual bool window_half_full() const { return true; }
   /// Takes the reply of a piece.
   virtual void deliver(const Piece& piece, wire::Reader& reply, const PieceReport& report) = 0;
   /// A piece has no reply: it threw, its worker ended, it was cancelled.
@@ -97,6 +105,8 @@ class Job {
   [[nodiscard]] virtual bool ready() const { return done_; }
   /// The same without the lock, where that can be told; asked while spinning.
   [[nodiscard]] virtual bool glance() const { return false; }
+  /// Items that have ended, for Progress.
+  [[nodiscard]] virtual std::uint64_t items_done() const { return items_done_; }
   /// The waiter gave up on further input (close, join): lift any window.
   virtual void unbound() {}
 
@@ -125,9 +135,10 @@ class Job {
   bool completing_ = false;
   bool done_ = false;
   bool abandoned_ = false;
-  std::uintptr_t owner_ = 0;  ///< thread_token() of the thread that made it
+  bool reading_ = false;  ///< its owner is in read()
+  std::uintptr_t reporting_ = 0;  ///< thread_token() of the thread in its progress sink
+  std::uintptr_t owner_ = 0;      ///< thread_token() of the thread that made it or waited for it last
   Timeout::Clock::time_point started_{};
-  Timeout::Clock::time_point reported_{};
   std::shared_ptr<class Joblog> log_{};
   Timeout::Clock::time_point last_progress_{};
 };

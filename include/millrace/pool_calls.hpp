@@ -30,7 +30,7 @@ struct ResultOf {
 template <class F, class V>
   requires wire::CallableWith<F, V>
 struct ResultOf<F, V> {
-  using type = wire::invoke_result_t<F, V>;
+  using type = arrival_t<F, V>;
 };
 
 /// The same for a tuple-like V whose elements are the arguments.
@@ -40,7 +40,7 @@ template <class F, class V, std::size_t... I>
 struct UnpackedResultOf<F, V, std::index_sequence<I...>> {
   static auto probe() {
     if constexpr (wire::CallableWith<F, std::tuple_element_t<I, V>...>) {
-      return std::type_identity<wire::invoke_result_t<F, std::tuple_element_t<I, V>...>>();
+      return std::type_identity<arrival_t<F, std::tuple_element_t<I, V>...>>();
     } else {
       return std::type_identity<NoneType>();
     }
@@ -84,12 +84,12 @@ class PoolCalls {
     requires wire::CallableWith<std::decay_t<F>, wire::travel_t<A>...>
   auto apply_async(F&& f, A&&... arguments) {
     return self().do_apply_async(
-        ApplyOptions<wire::invoke_result_t<std::decay_t<F>, wire::travel_t<A>...>>{},
+        ApplyOptions<arrival_t<std::decay_t<F>, wire::travel_t<A>...>>{},
         std::forward<F>(f), std::forward<A>(arguments)...);
   }
   template <class F, class... A>
   auto apply_async(
-      const ApplyOptions<wire::invoke_result_t<std::decay_t<F>, wire::travel_t<A>...>>& options,
+      const ApplyOptions<arrival_t<std::decay_t<F>, wire::travel_t<A>...>>& options,
       F&& f, A&&... arguments) {
     return self().do_apply_async(options, std::forward<F>(f), std::forward<A>(arguments)...);
   }

@@ -16,9 +16,18 @@ namespace millrace {
 namespace runtime {
 
 template <class Caller, class F, class V>
+struct ResultFor : ResultOf<F, V> {};
+template <class F, class V>
+struct ResultFor<CallUnpacked, F, V> : UnpackedResultOf<F, V> {};
+
+template <class Caller, class F, class V>
+using Result = std::decay_t<typename ResultFor<Caller, F, V>::type>;
+
+template <class Caller, class F, class V>
 consteval void check_map() {
   (void)wire::check_sendable<F>();
   (void)wire::check_serializable<V>();
+  (void)wire::check_serializable<Valued<Result<Caller, F, V>>>();
   if constexpr (std::same_as<Caller, CallItem>) {
     static_assert(wire::CallableWith<F, V>,
                   "millrace: the function of a map cannot be called with an item of the range");
@@ -56,14 +65,6 @@ concept BulkInput =
 template <class R>
 concept BulkResult = wire::kBitwise<R>;
 
-template <class Caller, class F, class V>
-struct ResultFor : ResultOf<F, V> {};
-template <class F, class V>
-struct ResultFor<CallUnpacked, F, V> : UnpackedResultOf<F, V> {};
-
-template <class Caller, class F, class V>
-using Result = std::decay_t<typename ResultFor<Caller, F, V>::type>;
-
 }  // namespace runtime
 
 template <class Entry, class Options>
@@ -85,6 +86,7 @@ auto Pool::start_apply(const Options& options, bool asynchronous, F&& f, A&&... 
   using Fn = std::decay_t<F>;
   (void)wire::check_sendable<Fn>();
   (void)(wire::check_serializable<wire::travel_t<A>>() && ... && true);
+  (void)wire::check_serializable<runtime::Valued<R>>();
   runtime::JobSettings made{.entry = runtime::entry_id<runtime::ApplyEntry<Fn, wire::travel_t<A>...>>(),
                             .timeout = options.timeout,
                             .retries = options.retries,
@@ -102,7 +104,7 @@ template <class F, class... A>
 auto Pool::do_apply(const TaskOptions& options, F&& f, A&&... arguments) {
   static_assert(wire::CallableWith<std::decay_t<F>, wire::travel_t<A>...>,
                 "millrace: the function cannot be called with the arguments given to apply");
-  using R = wire::invoke_result_t<std::decay_t<F>, wire::travel_t<A>...>;
+  using R = runtime::arrival_t<std::decay_t<F>, wire::travel_t<A>...>;
   auto job = start_apply<std::decay_t<R>>(options, false, std::forward<F>(f),
                                           std::forward<A>(arguments)...);
   core().submit(job, {});
@@ -259,6 +261,13 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
                      " items and the output " + std::to_string(std::ranges::size(out)) +
                      "; they must be of one size");
   }
+  const auto in_begin = reinterpret_cast<std::uintptr_t>(std::ranges::data(in));
+  const auto out_begin = reinterpret_cast<std::uintptr_t>(std::ranges::data(out));
+  if (options.retries > 0 && in_begin < out_begin + size * sizeof(R) &&
+      out_begin < in_begin + size * sizeof(V)) {
+    throw ValueError("map_into: what is written in place cannot be tried again; retries needs an "
+                     "output of its own");
+  }
   core().check_running();
   if constexpr (wire::kBitwise<V> && wire::kBitwise<R> && std::is_default_constructible_v<V>) {
     const bool shared = runtime::in_arena(std::ranges::data(in), size * sizeof(V)) &&
@@ -293,6 +302,9 @@ void Pool::run_range(const F& f, runtime::FunctionId entry, runtime::RangeCall c
                      const MapOptions& options, std::span<const std::byte> prefix) {
   const std::uint64_t size = call.last > call.first ? call.last - call.first : 0;
   core().check_running();
+  if (!options.joblog.empty()) {
+    throw ValueError("joblog: this call has no results to log; use map or reduce");
+  }
   const auto workers = static_cast<std::uint64_t>(core().workers());
   call.chunk = runtime::chunk_of(options.chunksize, size, core().workers(),
                                  runtime::larger(1, (size + 32 * workers - 1) / (32 * workers)));

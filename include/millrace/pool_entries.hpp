@@ -26,6 +26,18 @@ namespace millrace::runtime {
 template <class R>
 using Valued = std::conditional_t<std::is_void_v<R>, NoneType, R>;
 
+/// What a call's result arrives as: decayed, text as std::string; void stays void.
+template <class R>
+struct Arrival {
+  using type = wire::travel_t<R>;
+};
+template <>
+struct Arrival<void> {
+  using type = void;
+};
+template <class F, class... A>
+using arrival_t = typename Arrival<wire::invoke_result_t<F, A...>>::type;
+
 /// Calls f on one item and gives its value, None for void.
 struct CallItem {
   template <class F, class V>
@@ -34,7 +46,7 @@ struct CallItem {
       wire::call(f, item);
       return None;
     } else {
-      return wire::call(f, item);
+      return arrival_t<F, V>(wire::call(f, item));
     }
   }
 };
@@ -50,7 +62,7 @@ struct CallUnpacked {
             wire::call(f, each...);
             return None;
           } else {
-            return wire::call(f, each...);
+            return arrival_t<F, std::remove_reference_t<decltype(each)>...>(wire::call(f, each...));
           }
         },
         items);
@@ -103,7 +115,7 @@ struct ApplyEntry {
           if constexpr (std::is_void_v<wire::invoke_result_t<F, A...>>) {
             wire::call(f, each...);
           } else {
-            put_result(task.out, wire::call(f, each...));
+            put_result(task.out, arrival_t<F, A...>(wire::call(f, each...)));
           }
         },
         arguments);
@@ -211,12 +223,9 @@ struct BulkInPlaceEntry {
 template <class F, class Combine, class V, class T>
 struct ReduceEntry {
   static void run(TaskCall& task) {
-    auto [f, combine] = [&task] {
-      wire::Reader reader(task.context.data(), task.context.size());
-      F one = wire::unpack<F>(reader);
-      Combine two = wire::unpack<Combine>(reader);
-      return std::pair<F, Combine>(std::move(one), std::move(two));
-    }();
+    wire::Reader reader(task.context.data(), task.context.size());
+    F f = wire::unpack<F>(reader);
+    Combine combine = wire::unpack<Combine>(reader);
     const auto count = task.in.template take<std::uint64_t>();
     const auto bulk = task.in.template take<std::uint8_t>();
     const std::byte* items = nullptr;

@@ -133,7 +133,7 @@ class ApplyJob final : public ResultJob<Valued<R>> {
     fed_ = true;
     callable_.write(out);
     std::apply([&](const A&... each) { (wire::encode(out, each), ...); }, arguments_);
-    return {.first = 0, .count = 1};
+    return {.first = 0, .count = 1, .last = true};
   }
   Piece skip() override {
     fed_ = true;
@@ -219,11 +219,10 @@ class MapJob final : public ResultJob<std::conditional_t<std::is_void_v<R>, None
   }
   void deliver(const Piece& piece, wire::Reader& reply, const PieceReport&) override {
     if constexpr (!std::is_void_v<R>) {
-      if (this->error_) return;
-      if (piece.first != appended_) {
+      if (this->error_ || piece.first != appended_) {  // results that hold handles are always taken
         Result part;
         decode(reply, piece.count, part);
-        later_.put(piece.first, std::move(part));
+        if (!this->error_) later_.put(piece.first, std::move(part));
         return;
       }
       decode(reply, piece.count, result_);
@@ -449,11 +448,17 @@ class ImapJobBase : public Job {
       : Job(std::move(settings)), window_(window), ordered_(ordered) {}
 
   [[nodiscard]] bool window_full() const override { return fed_ - taken_ >= window_; }
+  [[nodiscard]] bool window_half_full() const override { return fed_ - taken_ > window_ / 2; }
   void unbound() override { window_ = UINT64_MAX; }
   [[nodiscard]] bool ready() const override { return has_next() || done(); }
   void deliver(const Piece& piece, wire::Reader& reply, const PieceReport& report) override {
-    for (std::uint64_t i = 0; i < piece.count; ++i) {
-      put(piece.first + i, take_outcome<R>(reply, report.pid));
+    std::uint64_t taken = 0;
+    try {
+      for (; taken < piece.count; ++taken) {
+        put(piece.first + taken, take_outcome<R>(reply, report.pid));
+      }
+    } catch (...) {  // a result that cannot be rebuilt, and where the next begins is not known
+      fail({.first = piece.first + taken, .count = piece.count - taken}, std::current_exception());
     }
   }
   void fail(const Piece& piece, const std::exception_ptr& error) override {
@@ -514,8 +519,39 @@ class ImapJob final : public ImapJobBase<R> {
         source_(std::move(source)),
         chunk_(chunk) {}
 
-  Piece feed(wire::Writer& out) override { return next(&out); }
-  Piece skip() override { return next(nullptr); }
+  ~ImapJob() override { scratch_.revert(0); }
+
+  /// Reads up to a chunk of items. An item is encoded when it is read: what a generator hands out
+  /// need not outlive its next step.
+  void read() override {
+    try {
+      if (!at_) {
+        at_.emplace(std::ranges::begin(range()));
+        fresh_ = true;
+      }
+      while (!error_ && waiting_ < chunk_ && next()) ++waiting_;
+    } catch (...) {
+      error_ = std::current_exception();  // what was read before is still delivered
+    }
+    has_read_ = true;
+  }
+  [[nodiscard]] bool has_read() const override { return has_read_; }
+
+  Piece feed(wire::Writer& out) override {
+    if (waiting_ != 0) {
+      out.put(waiting_);
+      out.append(scratch_);
+    }
+    return skip();
+  }
+  Piece skip() override {
+    if (waiting_ == 0 && error_) std::rethrow_exception(std::exchange(error_, nullptr));
+    const Piece piece{.first = this->fed_, .count = std::exchange(waiting_, 0)};
+    scratch_.revert(0);
+    this->fed_ += piece.count;
+    has_read_ = error_ != nullptr;
+    return piece;
+  }
 
  private:
   auto& range() {
@@ -525,42 +561,29 @@ class ImapJob final : public ImapJobBase<R> {
       return source_;
     }
   }
-  // An item is encoded when it is read: what a generator hands out need not outlive its next step.
-  Piece next(wire::Writer* out) {
-    if (!at_) {
-      at_.emplace(std::ranges::begin(range()));
-      fresh_ = true;
-    }
-    Piece piece{.first = this->fed_};
-    scratch_.clear();
+  // Encodes the next item; false at the end.
+  bool next() {
+    if (!fresh_) ++*at_;
+    fresh_ = true;  // the increment is done, even if what follows throws
+    if (*at_ == std::ranges::end(range())) return false;
+    const std::size_t before = scratch_.size();
     try {
-      while (piece.count < chunk_) {
-        if (!fresh_) ++*at_;
-        fresh_ = true;  // the increment is done, even if what follows throws
-        if (*at_ == std::ranges::end(range())) break;
-        wire::encode(scratch_, V(**at_));
-        fresh_ = false;
-        ++piece.count;
-      }
+      wire::encode(scratch_, V(**at_));
     } catch (...) {
-      if (piece.count == 0) throw;
-      pending_ = std::current_exception();
+      scratch_.revert(before);
+      throw;
     }
-    if (piece.count == 0 && pending_) std::rethrow_exception(std::exchange(pending_, nullptr));
-    if (out != nullptr && piece.count != 0) {
-      out->put(piece.count);
-      out->write(scratch_.data(), scratch_.size());
-    }
-    if (pending_) chunk_ = 0;  // what was read before the source failed is still delivered
-    this->fed_ += piece.count;
-    return piece;
+    fresh_ = false;
+    return true;
   }
 
   Source source_;
   std::uint64_t chunk_;
   std::optional<std::ranges::iterator_t<std::remove_pointer_t<Source>>> at_;
-  bool fresh_ = false;
-  std::exception_ptr pending_;
+  bool fresh_ = false;      ///< the iterator stands on an item that was not read
+  bool has_read_ = false;
+  std::uint64_t waiting_ = 0;  ///< items in scratch_
+  std::exception_ptr error_;   ///< thrown by the source behind them
   wire::Writer scratch_;
 };
 

@@ -66,6 +66,8 @@ class Writer {
   [[nodiscard]] std::size_t size() const noexcept {
     return static_cast<std::size_t>(cursor_ - begin_);
   }
+  /// Moves the content of `other`, with the references inside, to the end of this message.
+  void append(Writer& other);
   /// Forgets the content but keeps the memory. The references inside are not given back: they
   /// belong to the message, which has been sent.
   void clear() noexcept;
