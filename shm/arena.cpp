@@ -190,7 +190,7 @@ void Arena::sweep(ProcessId dead) noexcept {
 std::size_t Arena::used_bytes() const noexcept { return spans_.spans_in_use() * kSpanBytes; }
 
 ArenaUsage Arena::usage() const noexcept {
-  return {used_bytes(), slabs_.blocks_in_use(),
+  return {used_bytes(), spans_.slab_spans() * kSpanBytes, slabs_.blocks_in_use(),
           header().refused_frees.load(std::memory_order_relaxed)};
 }
 

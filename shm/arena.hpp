@@ -27,6 +27,7 @@ struct ArenaHeader;
 /// What is in use, for tests and statistics.
 struct ArenaUsage {
   std::size_t span_bytes = 0;       // spans in use, those of slabs included
+  std::size_t slab_bytes = 0;       // those of slabs, which are never given back
   std::size_t small_blocks = 0;     // blocks in use in slabs
   std::uint64_t refused_frees = 0;  // deallocate() calls that named no live block
 };

@@ -120,7 +120,7 @@ int find_fd(ino_t inode) noexcept {
     const int fd = std::atoi(entry->d_name);
     struct stat file {};
     if (entry->d_name[0] != '.' && fd != ::dirfd(fds) && ::fstat(fd, &file) == 0 &&
-        file.st_ino == inode && ::fcntl(fd, F_GET_SEALS) == kSeals) {
+        file.st_ino == inode && (::fcntl(fd, F_GET_SEALS) & kSeals) == kSeals) {
       found = fd;
       break;
     }

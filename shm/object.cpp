@@ -57,19 +57,27 @@ ObjectRecord* record_of(void* payload) noexcept {
 bool is_held_anywhere(const ObjectRecord* record) noexcept {
   if (RefTable::of_arena().holds(record)) return true;
   const ProcessTable& table = ProcessTable::instance();
-  for (std::size_t i = 0; i < table.high(); ++i) {
+  const std::size_t end = table.high();
+  for (std::size_t i = 0; i < end; ++i) {
     if (table.in_use(i) && RefTable::of(static_cast<ProcessId>(i)).holds(record)) return true;
   }
   return false;
 }
 
-// Frees what this process has the right to: the record says kDying and names it. `before` is who
-// may own the block: nobody, or the destroyer whose place this process took.
+// Takes a block over from who may own it: nobody, or the destroyer whose place this process took.
+bool take_over(void* block, ProcessId before) noexcept {
+  Arena& arena = Arena::instance();
+  return before == self() || arena.give(block, kNobody, self()) ||
+         (before != kNobody && arena.give(block, before, self()));
+}
+
+// Frees what this process has the right to: the record says kDying and names it.
 void destroy(ObjectRecord* record, ProcessId before) noexcept {
   Arena& arena = Arena::instance();
+  take_over(record, before);  // swept with this process from here on
+  // acquire: a predecessor's store of 0 below
   if (void* block = block_address(record->block.load(std::memory_order_acquire))) {
-    const bool mine = before == self() || arena.give(block, kNobody, self()) ||
-                      (before != kNobody && arena.give(block, before, self()));
+    const bool mine = take_over(block, before);
     // release: whoever finds no address finds the block owned by its last destroyer
     record->block.store(0, std::memory_order_release);
     if (mine) arena.deallocate(block);

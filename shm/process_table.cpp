@@ -27,10 +27,14 @@ struct Word {
   std::uint32_t actor = 0;
 };
 
+constexpr unsigned kStateShift = ProcessTable::kStateShift;
+constexpr std::uint64_t kStateMask = ProcessTable::kStateMask;
 constexpr std::uint32_t kGenerations = 1U << (kProcessIdBits - kProcessIndexBits);
 
+static_assert(static_cast<unsigned>(State::kFree) == 0, "in_use() asks for that");
+
 constexpr std::uint64_t pack(const Word& w) noexcept {
-  return std::uint64_t{w.generation} | static_cast<std::uint64_t>(w.state) << 14U |
+  return std::uint64_t{w.generation} | static_cast<std::uint64_t>(w.state) << kStateShift |
          std::uint64_t{w.status_known} << 17U | std::uint64_t{w.status & 0xffffU} << 18U |
          std::uint64_t{w.actor} << 34U;
 }
@@ -38,7 +42,7 @@ constexpr std::uint64_t pack(const Word& w) noexcept {
 constexpr Word unpack(std::uint64_t bits) noexcept {
   Word w;
   w.generation = static_cast<std::uint32_t>(bits & (kGenerations - 1));
-  w.state = static_cast<State>(bits >> 14U & 7U);
+  w.state = static_cast<State>(bits >> kStateShift & kStateMask);
   w.status_known = (bits >> 17U & 1U) != 0;
   w.status = static_cast<std::uint32_t>(bits >> 18U & 0xffffU);
   w.actor = static_cast<std::uint32_t>(bits >> 34U & kProcessIdMask);
@@ -56,15 +60,18 @@ constexpr std::uint32_t next_generation(std::uint32_t g) noexcept {
   return g + 1 == kGenerations ? 1 : g + 1;
 }
 
-// An index is used again only after this many others: the status of the dead stays readable.
-constexpr std::uint32_t kWindow = 256;
+// Entries in use lie below a bound that is doubled when about half of them are taken: short, since
+// every search for holders walks it, and long enough that the status of the dead stays readable
+// for half as many processes.
+constexpr std::uint32_t kWindow = 64;
 
 }  // namespace
 
 ProcessTable& ProcessTable::instance() { return Arena::instance().header().processes; }
 
 ProcessId ProcessTable::reserve_in(std::size_t limit) noexcept {
-  for (std::size_t tried = 0; tried < limit; ++tried) {
+  const std::size_t tries = limit < kMaxProcesses ? limit / 2 : limit;
+  for (std::size_t tried = 0; tried < tries; ++tried) {
     // relaxed: a hint that spreads the searchers, each entry is taken by its own CAS
     const std::size_t index = cursor_.fetch_add(1, std::memory_order_relaxed) % limit;
     std::uint64_t seen = entries_[index].word.load(std::memory_order_relaxed);
@@ -270,13 +277,6 @@ std::size_t ProcessTable::high() const noexcept {
 ProcessId ProcessTable::id_at(std::size_t index) const noexcept {
   const Word w = unpack(entries_[index & (kMaxProcesses - 1)].word.load(std::memory_order_acquire));
   return w.generation == 0 ? 0 : make_id(w.generation, index & (kMaxProcesses - 1));
-}
-
-bool ProcessTable::in_use(std::size_t index) const noexcept {
-  // seq_cst: a holder scan (object.cpp) that reads FREE is ordered before the new user's first
-  // reference
-  return unpack(entries_[index & (kMaxProcesses - 1)].word.load(std::memory_order_seq_cst)).state !=
-         State::kFree;
 }
 
 bool ProcessTable::is_present(ProcessId id) const noexcept {

@@ -17,7 +17,7 @@
 //  1. is_dead(id) true => deaths() has been raised since the process was alive. So a reader that
 //     loads deaths() before it looks at an owner's work rescans after every death.
 //  2. An entry's generation changes in reserve() only, so the id of a dead process stays dead; its
-//     status can be read until its index is used again (at least 255 processes later).
+//     status can be read until its index is used again (at least 32 processes later).
 //  3. Progress: is_dead, mark_dead, pid, status are wait-free but for the retry of a failed CAS on
 //     one entry; reserve() is lock-free.
 #pragma once
@@ -80,9 +80,19 @@ class ProcessTable {
   /// The id that the entry at `index` has or had; 0 when it never had one.
   [[nodiscard]] ProcessId id_at(std::size_t index) const noexcept;
   /// True while the entry may own anything: not FREE.
-  [[nodiscard]] bool in_use(std::size_t index) const noexcept;
+  [[nodiscard]] bool in_use(std::size_t index) const noexcept {
+    // HOLD entry: seq_cst, see ref_table.cpp. A search for holders that reads FREE comes before the
+    // new user's first reference.
+    return (entries_[index & (kMaxProcesses - 1)].word.load(std::memory_order_seq_cst) >>
+                kStateShift &
+            kStateMask) != 0;
+  }
   /// True when `id` names an entry of its generation that is RESERVED or ALIVE.
   [[nodiscard]] bool is_present(ProcessId id) const noexcept;
+
+  /// Where the state is in an entry's word; 0 is FREE.
+  static constexpr unsigned kStateShift = 14;
+  static constexpr std::uint64_t kStateMask = 7;
 
   ProcessTable(const ProcessTable&) = delete;
   ProcessTable& operator=(const ProcessTable&) = delete;

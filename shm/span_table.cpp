@@ -262,4 +262,11 @@ std::size_t SpanTable::spans_in_use() const noexcept {
   return used;
 }
 
+std::size_t SpanTable::slab_spans() const noexcept {
+  std::size_t slabs = 0;
+  const std::size_t end = high();
+  for (std::size_t i = m_.first_span; i < end; ++i) slabs += word(i).state == SpanState::kSlab;
+  return slabs;
+}
+
 }  // namespace millrace::shm

@@ -127,6 +127,8 @@ class SpanTable {
 
   /// Spans in use, the header not counted.
   [[nodiscard]] std::size_t spans_in_use() const noexcept;
+  /// Spans that are slabs.
+  [[nodiscard]] std::size_t slab_spans() const noexcept;
   /// FREE spans that hold pages.
   [[nodiscard]] std::size_t dirty_spans() const noexcept;
   /// How many free spans keep their pages for re-use; more give theirs back to the system.
