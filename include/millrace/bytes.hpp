@@ -2,11 +2,8 @@
 #pragma once
 
 #include <compare>
-#include <concepts>
 #include <cstddef>
-#include <cstring>
-#include <ostream>
-#include <ranges>
+#include <iosfwd>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -16,13 +13,18 @@ namespace millrace {
 
 class Bytes;
 
+/// The element type of what std::data() points to.
+template <class R>
+using element_t = std::remove_cvref_t<decltype(*std::data(std::declval<const R&>()))>;
+
 /// A contiguous range of trivially copyable elements, taken as the bytes it occupies.
 template <class R>
-concept ByteSource = std::ranges::contiguous_range<R> && std::ranges::sized_range<R> &&
-                     std::is_trivially_copyable_v<std::ranges::range_value_t<R>> &&
-                     !std::is_pointer_v<std::ranges::range_value_t<R>> &&
-                     !std::is_convertible_v<const R&, std::string_view> &&
-                     !std::same_as<std::remove_cvref_t<R>, Bytes>;
+concept ByteSource = requires(const R& range) {
+  {std::data(range) + std::size(range)};
+}
+&&std::is_trivially_copyable_v<element_t<R>> && !std::is_pointer_v<element_t<R>> &&
+    !std::is_convertible_v<const R&, std::string_view> &&
+    !std::is_same_v<std::remove_cvref_t<R>, Bytes>;
 
 /// Owning, compared bytewise. Implicit from text (a literal without its NUL) and from any
 /// contiguous range of trivially copyable elements. Python: bytes.
@@ -40,8 +42,7 @@ class Bytes {
   /// The bytes of a contiguous range.
   template <ByteSource R>
   Bytes(const R& range)  // NOLINT(google-explicit-constructor)
-      : data_(reinterpret_cast<const char*>(std::ranges::data(range)),
-              std::ranges::size(range) * sizeof(std::ranges::range_value_t<R>)) {}
+      : Bytes(std::data(range), std::size(range) * sizeof(element_t<R>)) {}
   Bytes(const void* from, std::size_t byte_count)
       : data_(static_cast<const char*>(from), byte_count) {}
 
@@ -65,29 +66,8 @@ class Bytes {
     return a.data_.compare(b.data_) <=> 0;
   }
   /// Python's repr: b'text', other bytes as \xNN.
-  friend std::ostream& operator<<(std::ostream& out, const Bytes& bytes) {
-    return out << bytes.repr();
-  }
-  /// Python's repr: b'text', other bytes as \xNN.
-  [[nodiscard]] std::string repr() const {
-    static constexpr char kHex[] = "0123456789abcdef";
-    const bool both = data_.find('\'') != std::string::npos && data_.find('"') == std::string::npos;
-    const char quote = both ? '"' : '\'';
-    std::string text{'b', quote};
-    for (const char c : data_) {
-      const auto value = static_cast<unsigned char>(c);
-      if (c == quote || c == '\\') {
-        text += {'\\', c};
-      } else if (c == '\n' || c == '\r' || c == '\t') {
-        text += {'\\', c == '\n' ? 'n' : c == '\r' ? 'r' : 't'};
-      } else if (value < 32 || value > 126) {
-        text += {'\\', 'x', kHex[value >> 4], kHex[value & 15]};
-      } else {
-        text += c;
-      }
-    }
-    return text + quote;
-  }
+  [[nodiscard]] std::string repr() const;
+  friend std::ostream& operator<<(std::ostream& out, const Bytes& bytes);
 
  private:
   std::string data_;

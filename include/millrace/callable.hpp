@@ -4,6 +4,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <memory>
 #include <millrace/function.hpp>
 #include <millrace/serialize.hpp>
 #include <tuple>
@@ -35,11 +36,24 @@ template <class F, class... A>
 concept CallableWith = std::is_invocable_v < std::decay_t<F>
 &, travel_t<A>&&... > || std::is_invocable_v<std::decay_t<F>&, travel_t<A>&...>;
 
+/// The same object, of which the optimiser knows nothing. A pointer to a member function that is
+/// decoded here might be virtual; gcc warns that a class smaller than a pointer has no table.
+template <class F, class A>
+A& unseen(A& argument) noexcept {
+  if constexpr (std::is_member_function_pointer_v<F>) {
+    A* place = std::addressof(argument);
+    asm("" : "+r"(place));
+    return *place;
+  } else {
+    return argument;
+  }
+}
+
 /// Calls f, handing the arguments over: moved from where f accepts rvalues, else as lvalues.
 template <class F, class... A>
 decltype(auto) call(F& f, A&... arguments) {
   if constexpr (std::is_invocable_v<F&, A&&...>) {
-    return std::apply(f, std::forward_as_tuple(std::move(arguments)...));
+    return std::apply(f, std::forward_as_tuple(std::move(unseen<F>(arguments))...));
   } else {
     static_assert(std::is_invocable_v<F&, A&...>,
                   "millrace: the callable does not accept these arguments; parameters may be T, "

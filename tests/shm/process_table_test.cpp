@@ -1,0 +1,249 @@
+#include "shm/process_table.hpp"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <cstdio>
+#include <cstring>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "shm/liveness.hpp"
+#include "shm/reaper.hpp"
+#include "shm/signals.hpp"
+#include "tests/shm/in_child.hpp"
+
+namespace millrace::shm {
+namespace {
+
+using test::in_child;
+using test::start_child;
+using test::wait_for;
+
+TEST(ProcessTable, GivesThisProcessOneIdForAllThreads) {
+  std::vector<std::thread> threads;
+  std::vector<ProcessId> ids(4);
+  for (std::size_t i = 0; i < ids.size(); ++i) threads.emplace_back([&, i] { ids[i] = self(); });
+  for (auto& t : threads) t.join();
+  for (const ProcessId id : ids) EXPECT_EQ(id, self());
+  EXPECT_NE(self(), 0U);
+  EXPECT_EQ(ProcessTable::instance().pid(self()), ::getpid());
+  EXPECT_TRUE(ProcessTable::instance().check_alive(self()));
+}
+
+TEST(ProcessTable, GivesAForkedChildAnIdOfItsOwn) {
+  const ProcessId parent = self();
+  EXPECT_EQ(in_child([&] { return self() == parent ? 1 : 0; }), 0);
+}
+
+TEST(ProcessTable, ChildAdoptsTheReservedId) {
+  ProcessTable& table = ProcessTable::instance();
+  const ProcessId id = table.reserve();
+  EXPECT_FALSE(table.is_dead(id));
+  EXPECT_EQ(table.pid(id), 0);
+  const pid_t child = start_child([&] {
+    table.adopt(id);
+    return self() == id && table.pid(id) == ::getpid() ? 7 : 1;
+  });
+  const int status = wait_for(child);
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(table.pid(id), child);
+  table.mark_dead(id, status);
+  EXPECT_TRUE(table.is_dead(id));
+  EXPECT_EQ(table.status(id), status);
+  reap(id);
+  EXPECT_TRUE(table.is_dead(id));
+  EXPECT_EQ(table.status(id), status) << "a status outlives the reaping";
+}
+
+TEST(ProcessTable, CountsEachDeathBeforeItIsSeen) {
+  ProcessTable& table = ProcessTable::instance();
+  const ProcessId id = table.reserve();
+  const auto before = table.deaths().load();
+  table.mark_dead(id, kUnknownStatus);
+  EXPECT_TRUE(table.is_dead(id));
+  EXPECT_EQ(table.deaths().load(), before + 1);
+  table.mark_dead(id, kUnknownStatus);
+  EXPECT_EQ(table.deaths().load(), before + 1);
+  EXPECT_EQ(table.status(id), kUnknownStatus);
+  table.mark_dead(id, 9);  // learnt later
+  EXPECT_EQ(table.status(id), 9);
+  EXPECT_EQ(table.deaths().load(), before + 1);
+  reap(id);
+}
+
+TEST(ProcessTable, ReusesAnIndexWithAnotherGenerationOnly) {
+  ProcessTable& table = ProcessTable::instance();
+  std::set<ProcessId> ids;
+  for (int i = 0; i < 3000; ++i) {
+    const ProcessId id = table.reserve();
+    EXPECT_TRUE(ids.insert(id).second);
+    EXPECT_NE(id, 0U);
+    EXPECT_LE(id, kProcessIdMask);
+    table.mark_dead(id, 0);
+    reap(id);
+  }
+  for (const ProcessId id : ids) EXPECT_TRUE(table.is_dead(id));
+}
+
+TEST(ProcessTable, CancelledReservationIsNoDeath) {
+  ProcessTable& table = ProcessTable::instance();
+  const auto before = table.deaths().load();
+  table.cancel(table.reserve());
+  EXPECT_EQ(table.deaths().load(), before);
+}
+
+TEST(ProcessTable, LearnsOfAKilledProcessFromTheKernel) {
+  ProcessTable& table = ProcessTable::instance();
+  const ProcessId id = table.reserve();
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t child = start_child([&] {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    table.adopt(id);
+    (void)!::write(ready[1], "x", 1);
+    for (;;) ::pause();
+    return 0;
+  });
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  EXPECT_TRUE(table.check_alive(id));
+  ASSERT_TRUE(send_signal(child, SIGSTOP));
+  EXPECT_TRUE(table.check_alive(id)) << "stopped is not dead";
+  ASSERT_TRUE(send_signal(child, SIGKILL));
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOWAIT), 0);
+  EXPECT_FALSE(table.check_alive(id)) << "a zombie is dead";
+  EXPECT_TRUE(table.is_dead(id));
+  wait_for(child);
+  reap(id);
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
+TEST(ProcessTable, GivesUpAReservationWhoseMakerDied) {
+  ProcessTable& table = ProcessTable::instance();
+  int ids[2];
+  ASSERT_EQ(::pipe(ids), 0);
+  EXPECT_EQ(in_child([&] {
+              const ProcessId id = table.reserve();
+              return ::write(ids[1], &id, sizeof id) == sizeof id ? 0 : 1;
+            }),
+            0);
+  ProcessId id = 0;
+  ASSERT_EQ(::read(ids[0], &id, sizeof id), static_cast<ssize_t>(sizeof id));
+  EXPECT_FALSE(table.check_alive(id));
+  reap(id);
+  ::close(ids[0]);
+  ::close(ids[1]);
+}
+
+TEST(ProcessTable, ReapsTheDeadWhenItIsFull) {
+  ProcessTable& table = ProcessTable::instance();
+  EXPECT_EQ(in_child([&] {
+              // Reservations of a process that has ended fill the table up.
+              while (in_child([&] {
+                       for (int i = 0; i < 1500; ++i) (void)table.reserve();
+                       return 0;
+                     }) == 0 &&
+                     table.high() < kMaxProcesses) {
+              }
+              for (int i = 0; i < 1000; ++i) (void)table.reserve();
+              return 0;
+            }),
+            0);
+  reap_all_dead();
+}
+
+TEST(ProcessTable, RefusesThe4097thLivingProcess) {
+  ProcessTable& table = ProcessTable::instance();
+  std::vector<ProcessId> ids;
+  try {
+    for (std::size_t i = 0; i <= kMaxProcesses; ++i) ids.push_back(table.reserve());
+    ADD_FAILURE() << "more entries than there are";
+  } catch (const std::system_error& e) {
+    EXPECT_EQ(e.code().value(), EAGAIN);
+  }
+  for (const ProcessId id : ids) table.cancel(id);
+  table.cancel(table.reserve());
+}
+
+TEST(ProcessTable, SurvivesTheReapersDeath) {
+  ProcessTable& table = ProcessTable::instance();
+  const ProcessId dead = table.reserve();
+  table.mark_dead(dead, 0);
+  EXPECT_EQ(in_child([&] { return table.begin_reaping(dead) ? 0 : 1; }), 0);
+  EXPECT_TRUE(table.in_use(dead & (kMaxProcesses - 1)));
+  reap(dead);
+  EXPECT_FALSE(table.in_use(dead & (kMaxProcesses - 1)));
+  reap_all_dead();
+}
+
+TEST(Liveness, KnowsAProcessByItsStartTime) {
+  const std::uint64_t started = start_time_of(0);
+  EXPECT_NE(started, 0U);
+  EXPECT_EQ(started, start_time_of(::getpid()));
+  const pid_t parent = ::getppid();
+  EXPECT_FALSE(process_gone(parent, start_time_of(parent)));
+  EXPECT_TRUE(process_gone(parent, start_time_of(parent) + 1)) << "the pid serves another process";
+  EXPECT_TRUE(process_gone(0, 0));
+  EXPECT_TRUE(process_gone(-1, 0));
+}
+
+TEST(Liveness, ProcessWhoseMainThreadEndedIsAlive) {
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const pid_t child = start_child([&] {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const pid_t leader = ::getpid();
+    std::thread([&, leader] {
+      char path[64];
+      std::snprintf(path, sizeof path, "/proc/%d/stat", leader);
+      char text[256] = {};
+      while (std::strstr(text, ") Z") == nullptr) {
+        std::FILE* stat = std::fopen(path, "r");
+        if (stat == nullptr || std::fgets(text, sizeof text, stat) == nullptr) std::abort();
+        std::fclose(stat);
+      }
+      (void)!::write(ready[1], "x", 1);
+      for (;;) ::pause();
+    }).detach();
+    ::syscall(SYS_exit, 0);  // this thread only, and without unwinding as pthread_exit() does
+    return 0;
+  });
+  ::close(ready[1]);
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  EXPECT_FALSE(process_gone(child, start_time_of(child)));
+  ASSERT_TRUE(send_signal(child, SIGKILL));
+  wait_for(child);
+  EXPECT_TRUE(process_gone(child, 0));
+  ::close(ready[0]);
+}
+
+TEST(Signals, RefuseWhatIsNoProcessOfOthers) {
+  for (const pid_t pid : {0, -1, 1, -17, ::getpid()}) {
+    EXPECT_FALSE(send_signal(pid, 0)) << pid;
+    EXPECT_EQ(errno, EINVAL);
+  }
+  EXPECT_FALSE(send_signal_fd(-1, 0));
+  EXPECT_EQ(errno, EINVAL);
+}
+
+TEST(Signals, ReachAChild) {
+  const pid_t child = start_child([] {
+    for (;;) ::pause();
+    return 0;
+  });
+  EXPECT_TRUE(send_signal(child, 0));
+  EXPECT_TRUE(send_signal(child, SIGKILL));
+  EXPECT_EQ(WTERMSIG(wait_for(child)), SIGKILL);
+  EXPECT_FALSE(send_signal(child, 0));
+  EXPECT_EQ(errno, ESRCH);
+}
+
+}  // namespace
+}  // namespace millrace::shm
