@@ -137,6 +137,8 @@ struct PoolShared {
   std::atomic<std::int32_t> broken_status{0};
   std::atomic<std::uint32_t> ending{0};  ///< written by the parent: end the workers now
 
+  std::atomic<std::uint64_t> readied{0};  ///< written by workers: how many have become ready
+
   // Written by workers: 1 when they can reach the parent's private memory, 2 when they cannot.
   std::atomic<std::uint32_t> reach{0};
   std::atomic<std::uint64_t> deaths{0};  ///< workers that ended otherwise than by leaving

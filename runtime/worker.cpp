@@ -100,6 +100,7 @@ class Worker {
     pool_.reach.store(probe_parent_memory(plan_.probe) ? 1 : 2, std::memory_order_release);
     if (plan_.initializer) plan_.initializer();
     set_idle_bit(false);
+    pool_.readied.fetch_add(1, std::memory_order_relaxed);            // ordered by READY
     slot_.phase.store(WorkerPhase::busy, std::memory_order_release);  // READY: see the zygote
     last_ticks_ = shm::ticks();
     while (!done_) {

@@ -62,6 +62,7 @@ class ZygoteProcess {
   bool reap_until(Clock::time_point deadline);
   bool anyone() const noexcept;
   int patience() const;
+  void count_readied();
   void give_up(int status);
 
   PoolShared& shared_;
@@ -72,6 +73,7 @@ class ZygoteProcess {
   int parent_fd_ = -1;
   std::vector<Life> lives_;
   int failures_ = 0;  // in a row: workers that died before they were ready, forks refused
+  std::uint64_t readied_ = 0;  // workers that have become ready, when last looked at
   int next_number_ = 0;
   OomWatch oom_;
 };
@@ -88,14 +90,14 @@ void ZygoteProcess::watch() {
   ::sigprocmask(SIG_BLOCK, &child, nullptr);
   signal_fd_ = ::signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
   parent_fd_ = open_pidfd(shared_.parent_pid);
-  if (signal_fd_ < 0 || ::getppid() != shared_.parent_pid) ::_exit(1);
+  if (::getppid() != shared_.parent_pid) ::_exit(1);
 }
 
 void ZygoteProcess::run() {
   watch();
   next_number_ = plan_.first_number;
   for (std::size_t i = 0; i < lives_.size(); ++i) {
-    if (start(static_cast<int>(i))) continue;
+    if (signal_fd_ >= 0 && start(static_cast<int>(i))) continue;
     shared_.start_error.store(errno, std::memory_order_relaxed);
     shared_.started.store(2, std::memory_order_release);  // STARTED: pairs with the constructor
     shm::futex_wake(shared_.started, 1);
@@ -192,7 +194,8 @@ void ZygoteProcess::start_missing() {
     Life& life = lives_[i];
     if (life.pid != 0 || life.done || life.retry > now) continue;
     if (start(static_cast<int>(i))) continue;
-    if (++failures_ > 50) return give_up(shm::kUnknownStatus);
+    // As long as others live they do the work, and the system may relent.
+    if (++failures_ > 50 && !anyone()) return give_up(shm::kUnknownStatus);
     life.retry = now + milliseconds(std::min(1 << std::min(failures_, 6), 50));
   }
 }
@@ -220,20 +223,26 @@ void ZygoteProcess::bury(int index, int status) {
   }
   shared_.idle[index / 64].fetch_or(std::uint64_t{1} << (index % 64), std::memory_order_seq_cst);
   slot.phase.store(WorkerPhase::none, std::memory_order_relaxed);
-  slot.id.store(0, std::memory_order_relaxed);
+  // In this order: killed in between, the zygote leaves no dead worker that nobody asks after.
   if (id != 0) shm::ProcessTable::instance().mark_dead(id, status);
+  slot.id.store(0, std::memory_order_relaxed);
+  count_readied();
   if (!left) {
     shared_.deaths.fetch_add(1, std::memory_order_relaxed);
     if (phase == WorkerPhase::starting) {
       // It died before it was ready: try again, slower and slower, and not for ever.
-      const int limit = std::max(4, 2 * static_cast<int>(lives_.size()));
+      const int limit = std::max(10, 2 * static_cast<int>(lives_.size()));
       if (++failures_ > limit) give_up(status);
       life.retry += milliseconds(std::min(1 << std::min(failures_, 6), 50));
-    } else {
-      failures_ = 0;
     }
   }
   shared_.bell.rouse();
+}
+
+// Failures count only while no worker becomes ready.
+void ZygoteProcess::count_readied() {
+  const std::uint64_t readied = shared_.readied.load(std::memory_order_relaxed);
+  if (std::exchange(readied_, readied) != readied) failures_ = 0;
 }
 
 void ZygoteProcess::give_up(int status) {
@@ -374,6 +383,7 @@ void Zygote::end() noexcept {
   if (pid_ <= 0) return;
   shared_.ending.store(1, std::memory_order_release);  // OBSERVE ending
   poke();
+  if (pidfd_ >= 0) (void)shm::send_signal_fd(pidfd_, SIGCONT);  // it may have been stopped
   const auto deadline = Clock::now() + milliseconds(6000);
   bool ended = false;
   while (!(ended = wait_for(100)) && Clock::now() < deadline) {
