@@ -94,13 +94,14 @@ class BasicTaskRing {
   /// not be out. Memory ordering: what was written before is seen by the worker that claims; and
   /// the store is ordered before any later look at whether workers sleep.
   void publish(std::uint64_t position) noexcept {
-    // PUBLISH task: pairs with OBSERVE task in claim(). seq_cst: ordered before the producer's look
-    // at the idle workers, or both sides could miss each other (park/wake).
+    // PUBLISH task: pairs with OBSERVE task in claim().
     slot(position).state.store(TaskState::make(position / Count, 0, TaskTag::ready),
-                               std::memory_order_seq_cst);
+                               std::memory_order_release);
     // PUBLISH tail: pairs with OBSERVE tail. After the slot, so that a position below the tail
-    // never looks free because its publication is still on the way.
-    tail_.store(position + 1, std::memory_order_release);
+    // never looks free because its publication is still on the way. seq_cst: ordered before the
+    // producer's look at the idle workers, or both sides could miss each other (park/wake). It is
+    // the tail that must be: a worker that stands at a skipped position finds the task by it only.
+    tail_.store(position + 1, std::memory_order_seq_cst);
   }
 
   /// Worker: takes the oldest claimable task for `owner`; nullptr if there is none.
@@ -138,15 +139,15 @@ class BasicTaskRing {
 
   /// True when a claim would look promising: for a waiter's last look before it sleeps.
   [[nodiscard]] bool may_have_work() noexcept {
-    for (std::uint64_t position = cursor_.load(kRelaxed);; ++position) {
-      // OBSERVE task: seq_cst: ordered after the caller's announcement that it is about to sleep.
-      if (slot(position).state.load(std::memory_order_seq_cst) ==
-          TaskState::make(position / Count, 0, TaskTag::ready)) {
-        return true;
-      }
-      // OBSERVE tail: as in claim().
-      if (position >= tail_.load(std::memory_order_acquire)) return false;
+    std::uint64_t position = cursor_.load(kRelaxed);
+    // The next slot first: most of the time the answer is there, in the line that claim() needs.
+    if (is_ready(position)) return true;
+    // OBSERVE tail: seq_cst: ordered after the caller's announcement that it is about to sleep.
+    const std::uint64_t tail = tail_.load(std::memory_order_seq_cst);
+    for (; position < tail; ++position) {
+      if (is_ready(position)) return true;
     }
+    return false;
   }
 
   /// Worker: ends its task with done or failed, after the reply was written into the slot. False
@@ -186,6 +187,12 @@ class BasicTaskRing {
 
  private:
   static constexpr std::memory_order kRelaxed = std::memory_order_relaxed;
+
+  bool is_ready(std::uint64_t position) noexcept {
+    // OBSERVE task: pairs with PUBLISH task.
+    return slot(position).state.load(std::memory_order_acquire) ==
+           TaskState::make(position / Count, 0, TaskTag::ready);
+  }
 
   alignas(64) Atomic<std::uint64_t> tail_{0};    ///< written by the producer
   alignas(64) Atomic<std::uint64_t> cursor_{0};  ///< hint, written by whoever claims
