@@ -86,10 +86,9 @@ bool ProcessPool::handle_deaths() {
   any |= repair_ranges(dead);
   for (const std::uint32_t worker : dead) {
     shm::reap(worker);
-    buried_.insert(worker);
+    forget(worker);
   }
   std::erase_if(doomed_, [&table](std::uint32_t worker) { return table.is_dead(worker); });
-  prune_buried();
   wake_all_workers(*shared_);  // a wake-up may have died with its sleeper
   return any;
 }
@@ -100,25 +99,21 @@ std::vector<std::uint32_t> ProcessPool::newly_dead() const {
   for (std::int32_t i = 0; i < shared_->workers; ++i) {
     for (const auto& recent : shared_->slots[i].recent) {
       const std::uint32_t id = recent.load(std::memory_order_relaxed);
-      if (id != 0 && !buried_.contains(id) && ProcessTable::instance().is_dead(id)) {
-        dead.push_back(id);
-      }
+      if (id != 0 && ProcessTable::instance().is_dead(id)) dead.push_back(id);
     }
   }
   return dead;
 }
 
-// Forgets those of the buried that can no longer be found dead again.
-void ProcessPool::prune_buried() {
-  if (buried_.size() < 4 * WorkerSlot::kRecent * plan_.workers.size()) return;
-  std::unordered_set<std::uint32_t> kept;
+// Everything was done about the death of a worker: its place in the list of recent ones is free.
+void ProcessPool::forget(std::uint32_t worker) noexcept {
   for (std::int32_t i = 0; i < shared_->workers; ++i) {
-    for (const auto& recent : shared_->slots[i].recent) {
-      const std::uint32_t id = recent.load(std::memory_order_relaxed);
-      if (buried_.contains(id)) kept.insert(id);
+    for (auto& recent : shared_->slots[i].recent) {
+      if (recent.load(std::memory_order_relaxed) == worker) {
+        recent.store(0, std::memory_order_release);  // RECENT: pairs with the zygote's look
+      }
     }
   }
-  buried_ = std::move(kept);
 }
 
 // A slot that was taken away: its piece is run again, or ends with `error`.
@@ -336,6 +331,7 @@ void ProcessPool::check_zygote() {
     slot.id.store(0);
   }
   shared_->started.store(0);
+  handle_deaths();
   try {
     start_zygote();
   } catch (...) {

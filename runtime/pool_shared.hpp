@@ -65,7 +65,9 @@ struct WorkerSlot {
   alignas(64) std::atomic<std::uint32_t> id{0};  ///< process id in the table
   std::atomic<std::int32_t> pid{0};
   std::atomic<std::uint64_t> lives{0};  ///< workers that stood here so far
-  std::atomic<std::uint32_t> recent[kRecent] = {};  ///< ids of those who stood here last
+  std::atomic<std::uint32_t> recent[kRecent] = {};  ///< ids of those who stood here last; set by
+                                                    ///< the zygote, 0 again once the parent has
+                                                    ///< dealt with the death
   std::atomic<std::uint32_t> oom_id{0};  ///< the last worker here that ran out of memory
 
   // Written by the parent: the worker of this id is to be killed by the zygote.

@@ -28,7 +28,6 @@
 #include <span>
 #include <string>
 #include <thread>
-#include <unordered_set>
 #include <vector>
 
 #include <millrace/job.hpp>
@@ -150,7 +149,7 @@ class ProcessPool final : public PoolCore {
   void kill_worker(std::uint32_t worker);
   int position_of(std::uint32_t worker) const;
   std::vector<std::uint32_t> newly_dead() const;
-  void prune_buried();
+  void forget(std::uint32_t worker) noexcept;
   void fail_everything(const std::exception_ptr& error);
   void check_zygote();
   std::exception_ptr broken_error() const;
@@ -189,7 +188,6 @@ class ProcessPool final : public PoolCore {
   int sleepers_ = 0;         ///< threads that wait on changed_
   std::exception_ptr broken_;
   Clock::time_point zygote_checked_{};
-  std::unordered_set<std::uint32_t> buried_;  ///< workers whose death was dealt with
   std::vector<std::uint32_t> doomed_;         ///< workers that were told to end, not known dead
 
 

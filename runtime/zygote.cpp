@@ -51,6 +51,7 @@ class ZygoteProcess {
   };
 
   void watch();
+  static std::atomic<std::uint32_t>* note_for(WorkerSlot& slot) noexcept;
   bool start(int index);
   [[noreturn]] void start_worker(int index);
   void start_missing();
@@ -139,13 +140,26 @@ int ZygoteProcess::patience() const {
   return static_cast<int>(std::clamp<long>(left, 0, 1000));
 }
 
+// Where the id of the next worker at a position is noted; null while the parent has not dealt with
+// the deaths of so many before it: none of them may be forgotten.
+std::atomic<std::uint32_t>* ZygoteProcess::note_for(WorkerSlot& slot) noexcept {
+  for (auto& recent : slot.recent) {
+    if (recent.load(std::memory_order_acquire) == 0) return &recent;  // RECENT
+  }
+  return nullptr;
+}
+
 bool ZygoteProcess::start(int index) {
   WorkerSlot& slot = shared_.slots[index];
+  std::atomic<std::uint32_t>* const note = note_for(slot);
+  if (note == nullptr) {
+    errno = EBUSY;
+    return false;
+  }
   pid_t pid = -1;
   try {
     const shm::ProcessId id = shm::ProcessTable::instance().reserve();
-    slot.recent[slot.lives.load(std::memory_order_relaxed) % WorkerSlot::kRecent].store(
-        id, std::memory_order_relaxed);
+    note->store(id, std::memory_order_relaxed);
     slot.phase.store(WorkerPhase::starting, std::memory_order_relaxed);
     slot.range_entered.store(0, std::memory_order_relaxed);
     slot.began_ns.store(0, std::memory_order_relaxed);
@@ -153,6 +167,7 @@ bool ZygoteProcess::start(int index) {
     pid = fork_process(id);
   } catch (const std::system_error& error) {
     slot.id.store(0, std::memory_order_relaxed);
+    note->store(0, std::memory_order_relaxed);
     errno = error.code().value();
     return false;
   }
@@ -194,6 +209,11 @@ void ZygoteProcess::start_missing() {
     Life& life = lives_[i];
     if (life.pid != 0 || life.done || life.retry > now) continue;
     if (start(static_cast<int>(i))) continue;
+    if (errno == EBUSY) {
+      life.retry = now + milliseconds(5);
+      shared_.bell.rouse();
+      continue;
+    }
     // As long as others live they do the work, and the system may relent.
     if (++failures_ > 50 && !anyone()) return give_up(shm::kUnknownStatus);
     life.retry = now + milliseconds(std::min(1 << std::min(failures_, 6), 50));
