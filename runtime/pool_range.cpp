@@ -27,6 +27,7 @@ ProcessPool::Range::~Range() {
 ProcessPool::Range* ProcessPool::take_record(Lock& lock, std::uint64_t chunks) {
   for (;;) {
     if (state_ != State::run) throw ValueError("Pool not running");
+    if (broken_) std::rethrow_exception(broken_);
     Range* found = nullptr;
     for (const auto& range : ranges_) {
       if (!range->busy && (found == nullptr || range->capacity >= chunks)) found = range.get();
@@ -263,7 +264,8 @@ bool ProcessPool::range_deadlines(Clock::time_point now) {
         continue;
       }
       const auto began = slot.began_ns.load(std::memory_order_seq_cst);  // BEGIN
-      const std::uint64_t chunk = slot.range_chunk.load(std::memory_order_relaxed);
+      const std::uint64_t chunk = slot.range_chunk.load(std::memory_order_acquire);  // CHUNK
+      if (slot.began_ns.load(std::memory_order_seq_cst) != began) continue;          // BEGIN
       if (began == 0 || now < Clock::time_point(std::chrono::nanoseconds(began)) +
                                   range->call.timeout.duration()) {
         continue;

@@ -75,9 +75,9 @@ ProcessPool::ProcessPool(const PoolOptions& options, std::function<void()> initi
     : owner_pid_(::getpid()) {
   plan_workers(options);
   plan_.initializer = std::move(initializer);
-  make_shared();
-  shared_->max_tasks = options.maxtasksperchild.value_or(0);
   try {
+    make_shared();
+    shared_->max_tasks = options.maxtasksperchild.value_or(0);
     start_zygote();
   } catch (...) {
     free_shared();
@@ -266,14 +266,16 @@ void ProcessPool::bury_workers() noexcept {
   const Lock lock(mutex_);
   shm::ProcessTable& table = shm::ProcessTable::instance();
   for (std::int32_t i = 0; i < shared_->workers; ++i) {
-    for (const auto& recent : shared_->slots[i].recent) {
+    for (auto& recent : shared_->slots[i].recent) {
       const std::uint32_t id = recent.load(std::memory_order_relaxed);
-      if (id == 0 || buried_.contains(id)) continue;
+      if (id == 0) continue;
       // One whose zygote was killed is not known to be dead; the kernel ends it at once.
       for (int tries = 0; tries < 1000 && table.check_alive(id); ++tries) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       }
-      if (table.is_dead(id)) shm::reap(id);
+      if (!table.is_dead(id)) continue;
+      shm::reap(id);
+      recent.store(0, std::memory_order_release);  // RECENT: pairs with the zygote's look
     }
   }
 }

@@ -116,6 +116,7 @@ class Worker {
   bool run_task();
   void execute(TaskRing::Slot& task, int rank);
   TaskTag call(const TaskRing::Slot& task, RunningTask& running);
+  TaskTag answer(TaskRing::Slot& task, RunningTask& running, TaskTag tag, std::uint32_t& size);
   void reply(TaskRing::Slot& task, const RunningTask& running, std::uint32_t& size);
   bool run_ranges();
   bool run_range(int index, RangeRecord& record, std::uint32_t generation);
@@ -235,10 +236,9 @@ void Worker::execute(TaskRing::Slot& task, int rank) {
     running.room = far.data + used;
     running.room_bytes = far.capacity > used ? far.capacity - used : 0;
   }
-  const TaskTag tag = call(task, running);
   std::uint32_t reply_size = 0;
+  const TaskTag tag = answer(task, running, call(task, running), reply_size);
   const std::size_t bytes = running.room_used != 0 ? running.room_used : out_.size();
-  reply(task, running, reply_size);
   task.size = reply_size;
   if (!TaskRing::finish(task, self_, tag)) await_end();
   if ((flags & kTimed) != 0) slot_.began_ns.store(0, std::memory_order_relaxed);
@@ -250,6 +250,21 @@ void Worker::execute(TaskRing::Slot& task, int rank) {
   count_task((flags & kWhole) != 0);
   replied_ = true;
   if (pool_.eager.load(std::memory_order_relaxed) != 0) tell_parent();
+}
+
+// Puts result or error into the slot. A result for which there is no memory becomes that error.
+TaskTag Worker::answer(TaskRing::Slot& task, RunningTask& running, TaskTag tag,
+                       std::uint32_t& size) {
+  try {
+    reply(task, running, size);
+    return tag;
+  } catch (const std::exception&) {
+    const std::exception_ptr error = std::current_exception();
+    out_.discard();
+    encode_exception(out_, error);
+  }
+  reply(task, running, size);  // without memory even for that this worker ends, as WorkerLost tells
+  return TaskTag::failed;
 }
 
 void Worker::reply(TaskRing::Slot& task, const RunningTask& running, std::uint32_t& size) {
@@ -321,7 +336,8 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
       items.last = std::min(items.first + words[kRangeChunk], words[kRangeLast]);
       const bool timed = context->timed != 0;
       if (timed) {
-        slot_.range_chunk.store(*chunk, std::memory_order_relaxed);
+        // CHUNK: release: who sees it sees that the one before has ended.
+        slot_.range_chunk.store(*chunk, std::memory_order_release);
         slot_.began_ns.store(static_cast<std::uint64_t>(now_ns()),
                              std::memory_order_seq_cst);  // BEGIN
       }
