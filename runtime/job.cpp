@@ -1,5 +1,3 @@
-#include <millrace/job.hpp>
-
 #include <cxxabi.h>
 #include <sched.h>
 #include <sys/uio.h>
@@ -9,13 +7,13 @@
 #include <cerrno>
 #include <cstdlib>
 #include <exception>
+#include <millrace/errors.hpp>
+#include <millrace/job.hpp>
+#include <millrace/logging.hpp>
+#include <millrace/pool.hpp>
 #include <ostream>
 #include <string>
 #include <system_error>
-
-#include <millrace/errors.hpp>
-#include <millrace/logging.hpp>
-#include <millrace/pool.hpp>
 
 #include "runtime/exceptions.hpp"
 #include "runtime/parent_memory.hpp"
@@ -36,7 +34,8 @@ std::uint64_t default_chunk(std::uint64_t items, int workers) noexcept {
 
 std::uint64_t chunk_of(const Chunksize& wish, std::uint64_t items, int workers,
                        std::uint64_t standard) {
-  if (wish.guided()) return items == 0 ? 1 : std::max<std::uint64_t>(1, default_chunk(items, workers));
+  if (wish.guided())
+    return items == 0 ? 1 : std::max<std::uint64_t>(1, default_chunk(items, workers));
   if (!wish.is_set()) return standard;
   if (wish.items() < 1) {
     throw ValueError("Chunksize must be 1+, not " + std::to_string(wish.items()));
@@ -46,8 +45,8 @@ std::uint64_t chunk_of(const Chunksize& wish, std::uint64_t items, int workers,
 
 void log_callback_failure(const char* which) noexcept {
   try {
-    get_logger().error(std::string("a pool's ") + which + " threw: " +
-                       describe_exception(std::current_exception()));
+    get_logger().error(std::string("a pool's ") + which +
+                       " threw: " + describe_exception(std::current_exception()));
   } catch (...) {  // a logger that fails must not harm the pool
   }
 }

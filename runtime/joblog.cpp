@@ -6,10 +6,9 @@
 
 #include <cerrno>
 #include <cstring>
+#include <millrace/errors.hpp>
 #include <system_error>
 #include <utility>
-
-#include <millrace/errors.hpp>
 
 namespace millrace::runtime {
 
@@ -89,11 +88,11 @@ void Joblog::load(const Header& expected) {
   }
   if (found.signature != expected.signature || found.total != expected.total ||
       found.chunk != expected.chunk) {
-    throw ValueError("joblog " + path_ + " is another job's: it has " +
-                     std::to_string(found.total) + " items in chunks of " +
-                     std::to_string(found.chunk) + ", this job " + std::to_string(expected.total) +
-                     " in chunks of " + std::to_string(expected.chunk) +
-                     (found.signature != expected.signature ? ", and another function or types" : ""));
+    throw ValueError(
+        "joblog " + path_ + " is another job's: it has " + std::to_string(found.total) +
+        " items in chunks of " + std::to_string(found.chunk) + ", this job " +
+        std::to_string(expected.total) + " in chunks of " + std::to_string(expected.chunk) +
+        (found.signature != expected.signature ? ", and another function or types" : ""));
   }
   off_t good = sizeof found;
   struct stat status {};

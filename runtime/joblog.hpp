@@ -11,10 +11,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <millrace/job.hpp>
 #include <string>
 #include <vector>
-
-#include <millrace/job.hpp>
 
 namespace millrace::runtime {
 

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-
 #include <millrace/serialize.hpp>
 
 #include "runtime/block_cache.hpp"

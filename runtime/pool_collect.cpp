@@ -1,9 +1,8 @@
 // Taking replies back, and ending jobs.
 #include <algorithm>
 #include <cstring>
-#include <utility>
-
 #include <millrace/errors.hpp>
+#include <utility>
 
 #include "runtime/exceptions.hpp"
 #include "runtime/joblog.hpp"
@@ -59,8 +58,9 @@ bool ProcessPool::collect(Lane& lane) {
     const double rate = static_cast<double>(settled) / std::max(us, 0.05);
     lane.rate = lane.rate == 0 ? rate : 0.75 * lane.rate + 0.25 * rate;
     const auto wanted = static_cast<std::size_t>(std::min(lane.rate * 1000.0, 1e6));
-    lane.depth = std::clamp(wanted, std::max<std::size_t>(8, 2 * static_cast<std::size_t>(lane.workers)),
-                            kTaskSlots - 8);
+    lane.depth =
+        std::clamp(wanted, std::max<std::size_t>(8, 2 * static_cast<std::size_t>(lane.workers)),
+                   kTaskSlots - 8);
   }
   lane.last_settled = now;
   return true;
@@ -78,15 +78,16 @@ void ProcessPool::settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::
     data = far.data;
     size = far.size;
     const auto own = ticket.writer.block();
-    const bool inside = own.data != nullptr && far.data >= own.data &&
-                        far.data < own.data + own.capacity;
+    const bool inside =
+        own.data != nullptr && far.data >= own.data && far.data < own.data + own.capacity;
     if (!inside) block = far.data;
   }
   wire::Reader reply(data, size);
   try {
     if (shm::TaskState::tag(state) == shm::TaskTag::done) {
       if (job->log_) job->log_->append(ticket.piece, data, size);
-      job->deliver(ticket.piece, reply, {shm::ProcessTable::instance().pid(shm::TaskState::owner(state))});
+      job->deliver(ticket.piece, reply,
+                   {shm::ProcessTable::instance().pid(shm::TaskState::owner(state))});
     } else {
       job->fail(ticket.piece, decode_exception(reply));
     }
@@ -132,9 +133,11 @@ void ProcessPool::complete_jobs(Lock& lock) {
       --sleepers_;
     }
     if (job->settings_.progress) show_progress(lock, *job);
+    in_callbacks_.push_back(thread_token());
     lock.unlock();
     job->finished();
     lock.lock();
+    in_callbacks_.erase(std::ranges::find(in_callbacks_, thread_token()));
     job->done_ = true;
     job->log_.reset();
     if (job->context_block_ != nullptr) shm::Arena::instance().deallocate(job->context_block_);

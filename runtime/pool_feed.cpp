@@ -4,9 +4,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <utility>
-
 #include <millrace/errors.hpp>
+#include <utility>
 
 #include "runtime/joblog.hpp"
 #include "runtime/process_pool.hpp"
@@ -31,8 +30,8 @@ void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
   job->started_ = job->settings_.progress ? Clock::now() : Clock::time_point{};
   if (!job->settings_.joblog.empty()) job->log_ = Joblog::open(*job);
   if (!context.empty()) {
-    job->context_block_ =
-        static_cast<std::byte*>(shm::Arena::instance().allocate(sizeof(ContextHeader) + context.size()));
+    job->context_block_ = static_cast<std::byte*>(
+        shm::Arena::instance().allocate(sizeof(ContextHeader) + context.size()));
     auto* header = new (job->context_block_) ContextHeader{job->id_, context.size(), 0};
     std::memcpy(header->data(), context.data(), context.size());
   }
@@ -265,7 +264,8 @@ void ProcessPool::wake_owed() {
 void ProcessPool::wake_for(std::size_t tasks) {
   std::uint64_t idle = 0;
   for (int word = 0; word * 64 < shared_->workers; ++word) {
-    idle |= shared_->idle[word].load(std::memory_order_seq_cst);  // WAKE worker
+    // SLEEP worker: worker.cpp announces, pool_feed.cpp looks
+    idle |= shared_->idle[word].load(std::memory_order_seq_cst);
   }
   if (idle == 0) return;
   const std::size_t spinning = spinning_workers();

@@ -5,9 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
-
 #include <millrace/errors.hpp>
+#include <utility>
 
 #include "runtime/pool_range.hpp"
 #include "runtime/process_pool.hpp"
@@ -46,21 +45,24 @@ int ProcessPool::position_of(std::uint32_t worker) const {
   return -1;
 }
 
-// The worker is to be ended: by the zygote, whose child it is, so that no other process that got its
-// pid meanwhile can be hit.
+// The worker is to be ended: by the zygote, whose child it is, so that no other process that got
+// its pid meanwhile can be hit.
 void ProcessPool::kill_worker(std::uint32_t worker) {
   const int position = position_of(worker);
   if (position < 0) return;  // it has ended by itself
   doomed_.push_back(worker);
-  shared_->slots[position].kill_request.store(worker, std::memory_order_release);  // OBSERVE kill
+  // KILL worker: pool_loss.cpp asks, zygote.cpp does
+  shared_->slots[position].kill_request.store(worker, std::memory_order_release);
   if (zygote_) zygote_->poke();
 }
 
 // After any death in the program: whatever a dead worker of ours ran is reported or run again.
 bool ProcessPool::handle_deaths() {
   const ProcessTable& table = ProcessTable::instance();
-  const std::uint64_t deaths = table.deaths().load(std::memory_order_acquire);  // DEATH
-  if (shared_->broken.load(std::memory_order_acquire) != 0 && !broken_) {       // BROKEN
+  // DEATH process: raised in process_table.cpp
+  const std::uint64_t deaths = table.deaths().load(std::memory_order_acquire);
+  // BREAK pool: zygote.cpp writes, pool_loss.cpp reads
+  if (shared_->broken.load(std::memory_order_acquire) != 0 && !broken_) {
     broken_ = broken_error();
     fail_everything(broken_);
     return true;
@@ -110,6 +112,7 @@ void ProcessPool::forget(std::uint32_t worker) noexcept {
   for (std::int32_t i = 0; i < shared_->workers; ++i) {
     for (auto& recent : shared_->slots[i].recent) {
       if (recent.load(std::memory_order_relaxed) == worker) {
+        // RECENT worker: zygote.cpp writes before the fork, pool_loss.cpp reads
         recent.store(0, std::memory_order_release);  // RECENT: pairs with the zygote's look
       }
     }
@@ -137,9 +140,8 @@ void ProcessPool::lose(Lane& lane, std::uint16_t index, const std::exception_ptr
 // The worker is dead: its slot is free at once, and the payload is used again where it lies.
 void ProcessPool::retry(Lane& lane, Ticket& ticket, TaskRing::Slot& slot) {
   ++ticket.attempts;
-  const std::uint32_t flags =
-      (ticket.piece.starts_chunk ? kWhole : 0) |
-      (ticket.job->settings_.timeout.infinite() ? 0 : kTimed);
+  const std::uint32_t flags = (ticket.piece.starts_chunk ? kWhole : 0) |
+                              (ticket.job->settings_.timeout.infinite() ? 0 : kTimed);
   std::memcpy(slot.bytes, ticket.kept, sizeof slot.bytes);
   const auto block = ticket.writer.block();
   const auto size = static_cast<std::uint32_t>(block.data != nullptr ? 0 : ticket.writer.size());
@@ -164,7 +166,9 @@ bool ProcessPool::handle_deadlines() {
       if (TaskState::tag(state) != TaskTag::running) continue;
       const int position = position_of(TaskState::owner(state));
       if (position < 0) continue;
-      const auto began = shared_->slots[position].began_ns.load(std::memory_order_seq_cst);  // BEGIN
+      const auto began =
+          // BEGIN task: worker.cpp writes, pool_loss.cpp reads
+          shared_->slots[position].began_ns.load(std::memory_order_seq_cst);
       if (began == 0) continue;
       if (!now) now = Clock::now();
       const auto limit = Clock::time_point(std::chrono::nanoseconds(began)) +
@@ -185,7 +189,8 @@ std::optional<ProcessPool::Clock::time_point> ProcessPool::next_deadline() const
   std::optional<Clock::time_point> next;
   const auto consider = [&next](const Timeout& timeout, std::uint64_t began) {
     if (timeout.infinite()) return;
-    const auto from = began != 0 ? Clock::time_point(std::chrono::nanoseconds(began)) : Clock::now();
+    const auto from =
+        began != 0 ? Clock::time_point(std::chrono::nanoseconds(began)) : Clock::now();
     const auto limit = from + timeout.duration();
     if (!next || limit < *next) next = limit;
   };
@@ -194,11 +199,11 @@ std::optional<ProcessPool::Clock::time_point> ProcessPool::next_deadline() const
       const Ticket& ticket = lane->tickets[index];
       if (ticket.job->settings_.timeout.infinite()) continue;
       const std::uint64_t state = TaskRing::look(lane->ring->at(index));
-      const int position = TaskState::tag(state) == TaskTag::running
-                               ? position_of(TaskState::owner(state))
-                               : -1;
-      consider(ticket.job->settings_.timeout,
-               position < 0 ? 0 : shared_->slots[position].began_ns.load(std::memory_order_relaxed));
+      const int position =
+          TaskState::tag(state) == TaskTag::running ? position_of(TaskState::owner(state)) : -1;
+      consider(
+          ticket.job->settings_.timeout,
+          position < 0 ? 0 : shared_->slots[position].began_ns.load(std::memory_order_relaxed));
     }
   }
   for (const auto& range : ranges_) consider(range->call.timeout, 0);
@@ -222,8 +227,9 @@ bool ProcessPool::cancel(Job& job, const std::exception_ptr& error) {
       if (ticket.job.get() != &job) continue;
       TaskRing::Slot& slot = lane->ring->at(index);
       std::uint64_t state = TaskRing::look(slot);
-      while ((TaskState::tag(state) == TaskTag::ready || TaskState::tag(state) == TaskTag::running) &&
-             !TaskRing::take_away(slot, state)) {
+      while (
+          (TaskState::tag(state) == TaskTag::ready || TaskState::tag(state) == TaskTag::running) &&
+          !TaskRing::take_away(slot, state)) {
         state = TaskRing::look(slot);
       }
       if (TaskState::tag(state) == TaskTag::running) {
@@ -311,7 +317,8 @@ std::exception_ptr ProcessPool::broken_error() const {
 // A zygote that died took its workers along: what they ran is reported, and a new one is made.
 void ProcessPool::check_zygote() {
   const auto now = Clock::now();
-  if (state_ == State::terminate || leaving_ || now - zygote_checked_ < std::chrono::milliseconds(20)) {
+  if (state_ == State::terminate || leaving_ ||
+      now - zygote_checked_ < std::chrono::milliseconds(20)) {
     return;
   }
   zygote_checked_ = now;
@@ -326,11 +333,11 @@ void ProcessPool::check_zygote() {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     if (id != 0) table.mark_dead(id, shm::kUnknownStatus);
-    shared_->idle[i / 64].fetch_or(std::uint64_t{1} << (i % 64));
-    slot.bound.store(0);
-    slot.id.store(0);
+    shared_->idle[i / 64].fetch_or(std::uint64_t{1} << (i % 64), std::memory_order_relaxed);
+    slot.bound.store(0, std::memory_order_relaxed);
+    slot.id.store(0, std::memory_order_relaxed);
   }
-  shared_->started.store(0);
+  shared_->started.store(0, std::memory_order_relaxed);
   handle_deaths();
   try {
     start_zygote();

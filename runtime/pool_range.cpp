@@ -4,9 +4,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <utility>
-
 #include <millrace/errors.hpp>
+#include <utility>
 
 #include "runtime/exceptions.hpp"
 #include "shm/arena.hpp"
@@ -46,15 +45,16 @@ ProcessPool::Range* ProcessPool::take_record(Lock& lock, std::uint64_t chunks) {
       // Nobody is inside: every worker that entered has seen the job end, or is dead.
       for (std::int32_t i = 0; i < shared_->workers; ++i) {
         const WorkerSlot& slot = shared_->slots[i];
-        while (slot.range_entered.load(std::memory_order_acquire) ==  // LEAVE record
+        // ENTER record: worker.cpp announces, pool_range.cpp looks
+        while (slot.range_entered.load(std::memory_order_acquire) ==
                    static_cast<std::uint32_t>(found->index) + 1 &&
                slot.id.load(std::memory_order_relaxed) != 0) {
           std::this_thread::yield();
         }
       }
       const std::uint64_t capacity = std::max<std::uint64_t>(1024, std::bit_ceil(chunks));
-      const std::size_t bytes = sched::RangeJob::bytes_for(
-          {capacity, static_cast<int>(lanes_.size()), shared_->workers});
+      const std::size_t bytes =
+          sched::RangeJob::bytes_for({capacity, static_cast<int>(lanes_.size()), shared_->workers});
       auto* memory = static_cast<std::byte*>(shm::Arena::instance().allocate(bytes));
       if (found->memory != nullptr) shm::Arena::instance().deallocate(found->memory);
       found->memory = memory;
@@ -76,7 +76,8 @@ void ProcessPool::start_wave(Range& range, std::uint64_t first_chunk, std::uint6
   record.failure.store(0, std::memory_order_relaxed);
   range.generation = range.generation == UINT32_MAX ? 1 : range.generation + 1;
   range.job->start(range.generation, chunks, seat_shares_, words);
-  record.generation.store(range.generation, std::memory_order_seq_cst);  // ENTER record
+  // ENTER record: pool_range.cpp and worker.cpp
+  record.generation.store(range.generation, std::memory_order_seq_cst);
   // PUBLISH ranges: seq_cst: ordered before the look at sleeping workers.
   shared_->range_mask.fetch_or(1U << range.index, std::memory_order_seq_cst);
   owed_wakes_ += std::min<std::uint64_t>(chunks, plan_.workers.size());
@@ -88,7 +89,8 @@ void ProcessPool::finish_wave(Range& range) {
   shared_->range_mask.fetch_and(~(1U << range.index), std::memory_order_seq_cst);
   record.generation.store(0, std::memory_order_seq_cst);  // ENTER record
   auto* failure = reinterpret_cast<RangeFailure*>(
-      record.failure.exchange(0, std::memory_order_acquire));  // FAIL range
+      // FAIL range: worker.cpp writes, pool_range.cpp reads
+      record.failure.exchange(0, std::memory_order_acquire));
   if (failure == nullptr) return;
   if (!range.failure) {
     wire::Reader reader(failure + 1, failure->size);
@@ -245,6 +247,7 @@ bool ProcessPool::repair_ranges(const std::vector<std::uint32_t>& dead) {
       any |= repaired.lost != 0 || repaired.returned != 0;
       if (repaired.claimable) {
         // OBSERVE: workers that found nothing look again.
+        // NUDGE range: pool_range.cpp writes, worker.cpp reads
         shared_->records[range->index].nudge.fetch_add(1, std::memory_order_seq_cst);
         wake_for(plan_.workers.size());
       }
@@ -259,13 +262,17 @@ bool ProcessPool::range_deadlines(Clock::time_point now) {
     if (!range->busy || range->call.timeout.infinite()) continue;
     for (std::int32_t i = 0; i < shared_->workers; ++i) {
       WorkerSlot& slot = shared_->slots[i];
-      if (slot.range_entered.load(std::memory_order_acquire) !=  // LEAVE record
+      // ENTER record: worker.cpp announces, pool_range.cpp looks
+      if (slot.range_entered.load(std::memory_order_acquire) !=
           static_cast<std::uint32_t>(range->index) + 1) {
         continue;
       }
-      const auto began = slot.began_ns.load(std::memory_order_seq_cst);  // BEGIN
-      const std::uint64_t chunk = slot.range_chunk.load(std::memory_order_acquire);  // CHUNK
-      if (slot.began_ns.load(std::memory_order_seq_cst) != began) continue;          // BEGIN
+      // BEGIN task: worker.cpp writes, pool_loss.cpp reads
+      const auto began = slot.began_ns.load(std::memory_order_seq_cst);
+      // BEGIN chunk: worker.cpp writes, pool_range.cpp reads
+      const std::uint64_t chunk = slot.range_chunk.load(std::memory_order_acquire);
+      // BEGIN task: worker.cpp writes, pool_loss.cpp reads
+      if (slot.began_ns.load(std::memory_order_seq_cst) != began) continue;
       if (began == 0 || now < Clock::time_point(std::chrono::nanoseconds(began)) +
                                   range->call.timeout.duration()) {
         continue;
@@ -277,8 +284,8 @@ bool ProcessPool::range_deadlines(Clock::time_point now) {
       }
       kill_worker(worker);
       if (!range->failure) {
-        range->failure = std::make_exception_ptr(
-            TimeoutError("a chunk ran longer than its timeout"));
+        range->failure =
+            std::make_exception_ptr(TimeoutError("a chunk ran longer than its timeout"));
       }
       any = true;
     }

@@ -19,15 +19,15 @@ struct ProcessPool::Range {
 
   int index;
   bool busy = false;
-  std::byte* memory = nullptr;     ///< of the sched::RangeJob
-  std::uint64_t capacity = 0;      ///< chunks it was made for
+  std::byte* memory = nullptr;  ///< of the sched::RangeJob
+  std::uint64_t capacity = 0;   ///< chunks it was made for
   sched::RangeJob* job = nullptr;
   std::uint32_t generation = 0;
   std::byte* context = nullptr;
   std::size_t context_bytes = 0;
   RangeCall call{};
-  std::uint64_t wave_first = 0;    ///< item at which the present wave begins
-  std::exception_ptr failure{};    ///< the first
+  std::uint64_t wave_first = 0;  ///< item at which the present wave begins
+  std::exception_ptr failure{};  ///< the first
 };
 
 /// What run_range waits for.
@@ -40,7 +40,8 @@ class ProcessPool::RangeJobFront final : public Job {
   void fail(const Piece&, const std::exception_ptr&) override {}
   bool ready() const override { return range_.job->complete(range_.generation); }
   std::uint64_t items_done() const override {
-    const std::uint64_t end = range_.wave_first + range_.job->done(range_.generation) * range_.call.chunk;
+    const std::uint64_t end =
+        range_.wave_first + range_.job->done(range_.generation) * range_.call.chunk;
     return std::min(end, range_.call.last) - range_.call.first;
   }
   bool glance() const override { return range_.job->complete(range_.generation); }

@@ -20,7 +20,7 @@ namespace millrace::runtime {
 inline constexpr int kMaxWorkers = 1024;
 inline constexpr int kMaxNodes = 64;
 inline constexpr int kMaxCpus = 1024;
-inline constexpr int kRangeRecords = 4;   ///< range jobs that may run at one time
+inline constexpr int kRangeRecords = 4;  ///< range jobs that may run at one time
 inline constexpr std::size_t kTaskSlots = 256;
 
 using TaskRing = shm::BasicTaskRing<kTaskSlots>;
@@ -46,7 +46,7 @@ struct WorkerSlot {
 
   // Written by the worker for every task; read by the parent while it waits.
   alignas(64) std::atomic<std::uint64_t> completed{0};  ///< replies given, never reset
-  std::atomic<std::uint64_t> began_ns{0};  ///< start of the timed task or chunk it runs, 0: none
+  std::atomic<std::uint64_t> began_ns{0};     ///< start of the timed task or chunk it runs, 0: none
   std::atomic<std::uint64_t> range_chunk{0};  ///< the chunk, for a timed range job
 
   // Written by the worker, read now and then.
@@ -64,11 +64,11 @@ struct WorkerSlot {
   // Written by the zygote.
   alignas(64) std::atomic<std::uint32_t> id{0};  ///< process id in the table
   std::atomic<std::int32_t> pid{0};
-  std::atomic<std::uint64_t> lives{0};  ///< workers that stood here so far
+  std::atomic<std::uint64_t> lives{0};              ///< workers that stood here so far
   std::atomic<std::uint32_t> recent[kRecent] = {};  ///< ids of those who stood here last; set by
                                                     ///< the zygote, 0 again once the parent has
                                                     ///< dealt with the death
-  std::atomic<std::uint32_t> oom_id{0};  ///< the last worker here that ran out of memory
+  std::atomic<std::uint32_t> oom_id{0};             ///< the last worker here that ran out of memory
 
   // Written by the parent: the worker of this id is to be killed by the zygote.
   std::atomic<std::uint32_t> kill_request{0};
@@ -115,21 +115,21 @@ struct PoolShared {
   std::int32_t cpus = 1;  ///< cpus that workers and parent may use, for the spin rule
   std::int32_t parent_pid = 0;
   std::uint32_t parent_id = 0;
-  std::int64_t max_tasks = 0;  ///< 0: no limit
+  std::int64_t max_tasks = 0;                  ///< 0: no limit
   std::atomic<std::uint64_t> spin_ns{50'000};  ///< price of one sleep and wake, measured as it goes
 
   // Written by the parent.
   alignas(64) std::atomic<std::uint32_t> range_mask{0};  ///< bit per active RangeRecord
   std::atomic<std::uint32_t> closing{0};  ///< 1: workers leave when they find no work; 2: at once
-  std::atomic<std::int32_t> parent_cpu{-1};              ///< where the parent runs or spins
-  std::atomic<std::uint32_t> parent_awake{1};            ///< counts as a runnable process
+  std::atomic<std::int32_t> parent_cpu{-1};    ///< where the parent runs or spins
+  std::atomic<std::uint32_t> parent_awake{1};  ///< counts as a runnable process
 
   // The parent sleeps here; workers and zygote wake it.
   alignas(64) shm::ParkingSpot bell;
   std::atomic<std::uint32_t> eager{0};  ///< parent: wake me for every reply, not only when idle
 
-  // Who sleeps or is not there. Bits set by a worker before it sleeps and by the zygote when one has
-  // ended, cleared by whoever wakes it and by a worker that begins.
+  // Who sleeps or is not there. Bits set by a worker before it sleeps and by the zygote when one
+  // has ended, cleared by whoever wakes it and by a worker that begins.
   alignas(64) std::atomic<std::uint64_t> idle[kMaxWorkers / 64] = {};
 
   // Written by the zygote.
@@ -147,8 +147,8 @@ struct PoolShared {
   std::atomic<std::uint32_t> gone{0};    ///< futex: 1 once every worker has left for good
 
   RangeRecord records[kRangeRecords];
-  WorkerSlot* slots = nullptr;      ///< workers of them
-  TaskRing* rings[kMaxNodes] = {};  ///< one per node that has workers
+  WorkerSlot* slots = nullptr;                           ///< workers of them
+  TaskRing* rings[kMaxNodes] = {};                       ///< one per node that has workers
   std::atomic<std::uint64_t> low_water[kMaxNodes] = {};  ///< parent: wake me at this position
 };
 

@@ -3,9 +3,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <utility>
-
 #include <millrace/errors.hpp>
+#include <utility>
 
 #include "runtime/child.hpp"
 #include "runtime/pool_range.hpp"
@@ -82,8 +81,8 @@ bool ProcessPool::something_arrived(const Job* job) const {
   for (std::int32_t i = 0; i < shared_->nodes; ++i) {
     const std::int32_t slot = watched_[static_cast<std::size_t>(i)];
     if (slot < 0) continue;
-    const auto tag = shm::TaskState::tag(
-        TaskRing::look(shared_->rings[i]->at(static_cast<std::size_t>(slot))));
+    const auto tag =
+        shm::TaskState::tag(TaskRing::look(shared_->rings[i]->at(static_cast<std::size_t>(slot))));
     if (tag == shm::TaskTag::done || tag == shm::TaskTag::failed) return true;
   }
   return job != nullptr && job->glance();
@@ -91,14 +90,17 @@ bool ProcessPool::something_arrived(const Job* job) const {
 
 bool ProcessPool::anything_arrived(const Job* job) const {
   return something_arrived(job) || completed_sum() != seen_completed_ ||
+         // DEATH process: raised in process_table.cpp
          shm::ProcessTable::instance().deaths().load(std::memory_order_acquire) != seen_deaths_ ||
+         // BREAK pool: zygote.cpp writes, pool_loss.cpp reads
          shared_->broken.load(std::memory_order_acquire) != (broken_ ? 1U : 0U);
 }
 
 std::uint64_t ProcessPool::completed_sum() const {
   std::uint64_t sum = 0;
   for (std::int32_t i = 0; i < shared_->workers; ++i) {
-    sum += shared_->slots[i].completed.load(std::memory_order_acquire);  // COUNT
+    // COUNT reply: worker.cpp writes, pool_wait.cpp sums
+    sum += shared_->slots[i].completed.load(std::memory_order_acquire);
   }
   return sum;
 }
@@ -152,8 +154,9 @@ void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline)
   }
   const auto key = shared_->bell.prepare();
   shared_->parent_awake.store(0, std::memory_order_relaxed);
-  const int outcome =
-      anything_arrived(job) ? 0 : shared_->bell.wait(key, std::min(deadline, Clock::now() + kSlice));
+  const int outcome = anything_arrived(job)
+                          ? 0
+                          : shared_->bell.wait(key, std::min(deadline, Clock::now() + kSlice));
   shared_->parent_awake.store(1, std::memory_order_relaxed);
   finish();
   if (outcome == ETIMEDOUT) check_zygote();

@@ -66,10 +66,7 @@ std::pair<std::string, int> take_names(int count) {
 }  // namespace
 
 ProcessPool::Lane::Lane(int os_node, TaskRing* where)
-    : ring(where),
-      node(os_node),
-      cache(placement_on(os_node)),
-      tickets(kTaskSlots) {}
+    : ring(where), node(os_node), cache(placement_on(os_node)), tickets(kTaskSlots) {}
 
 ProcessPool::ProcessPool(const PoolOptions& options, std::function<void()> initializer)
     : owner_pid_(::getpid()) {
@@ -176,11 +173,12 @@ void ProcessPool::make_shared() {
                       : std::min(usable, static_cast<int>(cpus.size()));
   // A parent that is not bound with the workers has its own cpu beside them.
   if (usable > shared_->cpus) ++shared_->cpus;
-  shared_->slots =
-      new (shm::Arena::instance().allocate(sizeof(WorkerSlot) * count)) WorkerSlot[count];  // no cookie: trivial end
+  shared_->slots = new (shm::Arena::instance().allocate(sizeof(WorkerSlot) * count))
+      WorkerSlot[count];  // no cookie: trivial end
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    lanes_[i]->ring = new (shm::Arena::instance().allocate(
-        sizeof(TaskRing), placement_on(lanes_[i]->node))) TaskRing;
+    lanes_[i]->ring =
+        new (shm::Arena::instance().allocate(sizeof(TaskRing), placement_on(lanes_[i]->node)))
+            TaskRing;
     lanes_[i]->depth = std::max<std::size_t>(8, 2 * static_cast<std::size_t>(lanes_[i]->workers));
     shared_->rings[i] = lanes_[i]->ring;
     shared_->low_water[i].store(UINT64_MAX, std::memory_order_relaxed);
@@ -207,6 +205,7 @@ void ProcessPool::check_running() const {
 }
 
 bool ProcessPool::reaches_private_memory() const {
+  // REACH parent: worker.cpp writes, process_pool.cpp reads
   return shared_->reach.load(std::memory_order_acquire) == 1;  // REACH: see the worker's probe
 }
 
@@ -221,7 +220,8 @@ void ProcessPool::close() {
 void ProcessPool::begin_leaving(Lock&) {
   if (state_ != State::close || leaving_ || busy()) return;
   leaving_ = true;
-  shared_->closing.store(1, std::memory_order_seq_cst);  // OBSERVE closing
+  // CLOSE pool: written in process_pool.cpp, read in worker.cpp and zygote.cpp
+  shared_->closing.store(1, std::memory_order_seq_cst);
   wake_all_workers(*shared_);
   if (zygote_) zygote_->poke();
   changed_.notify_all();
@@ -233,7 +233,6 @@ bool ProcessPool::busy() const {
 
 void ProcessPool::terminate() noexcept {
   if (::getpid() != owner_pid_) return;
-  std::vector<JobPtr> ended;
   {
     Lock lock(mutex_);
     if (state_ == State::terminate) return;
@@ -249,6 +248,12 @@ void ProcessPool::terminate() noexcept {
   Lock lock(mutex_);
   ended_ = true;
   complete_jobs(lock);
+  // What callbacks in other threads refer to may go with the pool; one of our own goes on after us.
+  while (!in_callbacks_.empty() && std::ranges::count(in_callbacks_, thread_token()) == 0) {
+    ++sleepers_;
+    changed_.wait(lock);
+    --sleepers_;
+  }
   collector_stop_ = true;
   collector_wake_.notify_all();
   changed_.notify_all();
@@ -257,7 +262,9 @@ void ProcessPool::terminate() noexcept {
 
 void ProcessPool::end_processes() noexcept {
   if (zygote_) zygote_->end();
-  for (std::int32_t i = 0; i < shared_->workers; ++i) shared_->slots[i].id.store(0);
+  for (std::int32_t i = 0; i < shared_->workers; ++i) {
+    shared_->slots[i].id.store(0, std::memory_order_relaxed);
+  }
   bury_workers();
 }
 
@@ -275,6 +282,7 @@ void ProcessPool::bury_workers() noexcept {
       }
       if (!table.is_dead(id)) continue;
       shm::reap(id);
+      // RECENT worker: zygote.cpp writes before the fork, pool_loss.cpp reads
       recent.store(0, std::memory_order_release);  // RECENT: pairs with the zygote's look
     }
   }
@@ -317,7 +325,9 @@ std::vector<WorkerBinding> ProcessPool::bindings() const {
     const WorkerSlot& slot = shared_->slots[i];
     // BOUND: what the worker read back; a pool that was just made has to wait for it.
     const auto limit = Clock::now() + std::chrono::seconds(5);
+    // BIND worker: worker.cpp writes, process_pool.cpp reads
     while (slot.bound.load(std::memory_order_acquire) == 0 && Clock::now() < limit &&
+           // BREAK pool: zygote.cpp writes, pool_loss.cpp reads
            shared_->broken.load(std::memory_order_acquire) == 0) {
       std::this_thread::sleep_for(std::chrono::microseconds(100));
     }

@@ -3,12 +3,13 @@
 //
 // One lock protects everything here. Any thread of the parent may find itself in pump(): it takes
 // what has arrived, deals with deaths and deadlines, and hands out what there is room for. Of the
-// threads that wait, one at a time listens to the workers (it spins, yields, or sleeps on the bell);
-// the others sleep on `changed_` until it tells them. A collector thread listens only while results
-// can arrive for which nobody waits.
+// threads that wait, one at a time listens to the workers (it spins, yields, or sleeps on the
+// bell); the others sleep on `changed_` until it tells them. A collector thread listens only while
+// results can arrive for which nobody waits.
 //
 // Invariants
-//  1. A task slot that is out has a ticket; its ticket leaves the list of those out exactly once, by
+//  1. A task slot that is out has a ticket; its ticket leaves the list of those out exactly once,
+//  by
 //     settle() (the worker's reply) or by lose() (death, deadline, cancel, terminate).
 //  2. A job is completed once, when its input is exhausted and none of its pieces is out.
 //  3. A slot taken away from a worker that may still write to it is not reused before that worker's
@@ -23,14 +24,13 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <millrace/job.hpp>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <millrace/job.hpp>
 
 #include "runtime/block_cache.hpp"
 #include "runtime/piece_writer.hpp"
@@ -79,7 +79,7 @@ class ProcessPool final : public PoolCore {
     int attempts = 0;
     std::uint32_t quarantined = 0;  ///< worker that may still write here; 0: none
     bool out = false;
-    bool timed = false;  ///< counted in timed_out_
+    bool timed = false;                            ///< counted in timed_out_
     std::byte kept[TaskRing::Slot::kInlineBytes];  ///< the payload, for another attempt
   };
 
@@ -87,14 +87,14 @@ class ProcessPool final : public PoolCore {
   struct Lane {
     explicit Lane(int os_node, TaskRing* where);
     TaskRing* ring;
-    int node;         ///< operating-system index, -1: any
+    int node;  ///< operating-system index, -1: any
     int workers = 0;
     BlockCache cache;
-    std::uint64_t next = 0;                       ///< position of the next task
-    std::deque<std::uint16_t> out;                ///< slots that are out, oldest first
+    std::uint64_t next = 0;         ///< position of the next task
+    std::deque<std::uint16_t> out;  ///< slots that are out, oldest first
     std::vector<Ticket> tickets;
-    std::size_t depth = 0;                        ///< tasks that may be out
-    double rate = 0;                              ///< tasks per microsecond, smoothed
+    std::size_t depth = 0;  ///< tasks that may be out
+    double rate = 0;        ///< tasks per microsecond, smoothed
     Clock::time_point last_settled{};
   };
 
@@ -182,38 +182,38 @@ class ProcessPool final : public PoolCore {
   pid_t owner_pid_;
   State state_ = State::run;
   bool leaving_ = false;
-  bool ended_ = false;       ///< terminate() has ended the workers
-  bool orphaned_ = false;    ///< the collector deletes this when it leaves
-  bool listening_ = false;   ///< a thread listens to the workers
-  int sleepers_ = 0;         ///< threads that wait on changed_
+  bool ended_ = false;      ///< terminate() has ended the workers
+  bool orphaned_ = false;   ///< the collector deletes this when it leaves
+  bool listening_ = false;  ///< a thread listens to the workers
+  int sleepers_ = 0;        ///< threads that wait on changed_
   std::exception_ptr broken_;
   Clock::time_point zygote_checked_{};
-  std::vector<std::uint32_t> doomed_;         ///< workers that were told to end, not known dead
-
+  std::vector<std::uint32_t> doomed_;  ///< workers that were told to end, not known dead
 
   std::uint64_t probe_word_ = 0;  ///< workers read and write it to see whether they can
   PoolPlan plan_;
   PoolShared* shared_ = nullptr;
   std::unique_ptr<Zygote> zygote_;
   std::vector<std::unique_ptr<Lane>> lanes_;
-  std::vector<int> seat_shares_;  ///< workers per node, for range jobs
-  std::list<JobPtr> jobs_;        ///< not completed, by priority, then in turn
-  std::vector<JobPtr> completed_; ///< their callbacks have not run yet
+  std::vector<int> seat_shares_;   ///< workers per node, for range jobs
+  std::list<JobPtr> jobs_;         ///< not completed, by priority, then in turn
+  std::vector<std::uintptr_t> in_callbacks_;  ///< threads that run callbacks of ended jobs
+  std::vector<JobPtr> completed_;  ///< their callbacks have not run yet
   std::vector<std::unique_ptr<Range>> ranges_;
   std::size_t bytes_out_ = 0;
-  std::size_t timed_out_ = 0;   ///< tickets out that have a timeout
+  std::size_t timed_out_ = 0;  ///< tickets out that have a timeout
   std::size_t timed_ranges_ = 0;
   std::size_t owed_wakes_ = 0;  ///< tasks published for which nobody was woken yet
   std::uint64_t next_job_id_ = 1;
   std::uint64_t seen_completed_ = 0;
   std::uint64_t seen_deaths_ = 0;
-  std::vector<std::int32_t> watched_;        ///< listener: per lane, the slot to look at first
+  std::vector<std::int32_t> watched_;  ///< listener: per lane, the slot to look at first
 
   std::thread collector_;
   std::condition_variable collector_wake_;
   bool collector_stop_ = false;
   bool collector_listens_ = false;
-  bool collector_deep_ = false;  ///< sleeps until woken
+  bool collector_deep_ = false;   ///< sleeps until woken
   std::size_t asynchronous_ = 0;  ///< jobs that nobody need wait for
   int waiters_ = 0;               ///< threads in wait()
 };

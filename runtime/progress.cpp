@@ -4,10 +4,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <millrace/pool_options.hpp>
 #include <string>
 #include <utility>
-
-#include <millrace/pool_options.hpp>
 
 #include "runtime/child.hpp"
 
@@ -16,7 +15,8 @@ namespace {
 
 class Bar {
  public:
-  explicit Bar(std::string label) : label_(std::move(label)), terminal_(::isatty(STDERR_FILENO) == 1) {}
+  explicit Bar(std::string label)
+      : label_(std::move(label)), terminal_(::isatty(STDERR_FILENO) == 1) {}
 
   void show(const Progress& progress) {
     const bool last = progress.total != 0 && progress.done >= progress.total;

@@ -8,16 +8,16 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <millrace/job.hpp>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <millrace/job.hpp>
 
 #include "runtime/child.hpp"
 #include "runtime/exceptions.hpp"
 #include "runtime/parent_memory.hpp"
 #include "runtime/throw_trace.hpp"
+#include "runtime/worker_process.hpp"
 #include "sched/binding.hpp"
 #include "shm/arena.hpp"
 
@@ -28,45 +28,6 @@ using shm::TaskTag;
 
 constexpr std::uint64_t kShortTask = 2;  // microseconds
 
-/// A reply: in a buffer of this process while it is small, else in a block of the arena.
-class ReplyWriter final : public wire::Writer {
- public:
-  void begin() noexcept {
-    clear();
-    block_ = nullptr;
-    rebase(scratch_, scratch_, scratch_ + sizeof scratch_);
-  }
-  /// The arena block that holds the reply, nullptr while it is small.
-  [[nodiscard]] std::byte* block() const noexcept { return block_; }
-  void discard() noexcept {
-    revert(0);
-    if (block_ != nullptr) shm::Arena::instance().deallocate(block_);
-    begin();
-  }
-
- protected:
-  void grow(std::size_t more) override {
-    const std::size_t used = size();
-    const std::size_t wanted = std::max(used + more, 2 * used);
-    auto* next = static_cast<std::byte*>(shm::Arena::instance().allocate(wanted));
-    std::memcpy(next, data(), used);
-    if (block_ != nullptr) shm::Arena::instance().deallocate(block_);
-    block_ = next;
-    rebase(next, next + used, next + wanted);
-  }
-
- private:
-  std::byte* block_ = nullptr;
-  alignas(64) std::byte scratch_[4096];
-};
-
-/// A task being run: what its entry point sees, and where a reply may go without a block of its own.
-struct RunningTask : TaskCall {
-  std::byte* room = nullptr;
-  std::size_t room_bytes = 0;
-  std::size_t room_used = 0;
-};
-
 std::byte* take_room(TaskCall& call, std::size_t bytes) {
   auto& task = static_cast<RunningTask&>(call);
   if (bytes > task.room_bytes) return nullptr;
@@ -74,85 +35,26 @@ std::byte* take_room(TaskCall& call, std::size_t bytes) {
   return task.room;
 }
 
-void bump(std::atomic<std::uint64_t>& counter, std::uint64_t by) noexcept {
-  // relaxed: one writer; readers want a recent value, not an order.
-  counter.store(counter.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+}  // namespace
+
+int Worker::run() {
+  bind();
+  set_parent_memory(pool_.parent_pid);
+  // REACH: tried once; every worker finds the same.
+  // REACH parent: worker.cpp writes, process_pool.cpp reads
+  pool_.reach.store(probe_parent_memory(plan_.probe) ? 1 : 2, std::memory_order_release);
+  if (plan_.initializer) plan_.initializer();
+  set_idle_bit(false);
+  pool_.readied.fetch_add(1, std::memory_order_relaxed);            // ordered by READY
+  slot_.phase.store(WorkerPhase::busy, std::memory_order_release);  // READY: see the zygote
+  last_ticks_ = shm::ticks();
+  while (!done_) {
+    if (run_task() || run_ranges()) continue;
+    if (!await_work()) break;
+  }
+  slot_.phase.store(WorkerPhase::leaving, std::memory_order_release);  // LEAVE: see the zygote
+  return 0;
 }
-
-class Worker {
- public:
-  Worker(PoolShared& pool, const PoolPlan& plan, int index)
-      : pool_(pool),
-        plan_(plan),
-        index_(index),
-        slot_(pool.slots[index]),
-        self_(shm::self()),
-        order_(plan.steal_order[static_cast<std::size_t>(
-            plan.workers[static_cast<std::size_t>(index)].lane)]) {
-    const sched::RangeSeat seat{self_, index, order_.front(), order_};
-    cursors_.assign(kRangeRecords, sched::RangeCursor(seat));
-  }
-
-  int run() {
-    bind();
-    set_parent_memory(pool_.parent_pid);
-    // REACH: tried once; every worker finds the same.
-    pool_.reach.store(probe_parent_memory(plan_.probe) ? 1 : 2, std::memory_order_release);
-    if (plan_.initializer) plan_.initializer();
-    set_idle_bit(false);
-    pool_.readied.fetch_add(1, std::memory_order_relaxed);            // ordered by READY
-    slot_.phase.store(WorkerPhase::busy, std::memory_order_release);  // READY: see the zygote
-    last_ticks_ = shm::ticks();
-    while (!done_) {
-      if (run_task() || run_ranges()) continue;
-      if (!await_work()) break;
-    }
-    slot_.phase.store(WorkerPhase::leaving, std::memory_order_release);  // LEAVE: see the zygote
-    return 0;
-  }
-
- private:
-  void bind();
-  bool run_task();
-  void execute(TaskRing::Slot& task, int rank);
-  TaskTag call(const TaskRing::Slot& task, RunningTask& running);
-  TaskTag answer(TaskRing::Slot& task, RunningTask& running, TaskTag tag, std::uint32_t& size);
-  void reply(TaskRing::Slot& task, const RunningTask& running, std::uint32_t& size);
-  bool run_ranges();
-  bool run_range(int index, RangeRecord& record, std::uint32_t generation);
-  void run_chunk(RangeRecord& record, const RangeItems& items, RangeEntry entry,
-                 std::uint64_t chunk);
-  bool has_work();
-  bool await_work();
-  bool spin_for_work();
-  void sleep();
-  void set_idle_bit(bool idle) noexcept;
-  void count_task(bool whole);
-  void tell_parent() noexcept { pool_.bell.notify_all(); }
-
-  [[noreturn]] static void await_end() {
-    // The task was taken away: the zygote has been told to end this process. Until it does, nothing
-    // that this process does may be seen by anyone.
-    for (;;) ::pause();
-  }
-
-  PoolShared& pool_;
-  const PoolPlan& plan_;
-  int index_;
-  WorkerSlot& slot_;
-  shm::ProcessId self_;
-  const std::vector<int>& order_;
-  std::vector<sched::RangeCursor> cursors_;
-  std::uint32_t finished_[kRangeRecords] = {};  // generation that had nothing left for us
-  std::uint32_t nudged_[kRangeRecords] = {};    // and the nudge seen with it
-  ReplyWriter out_;
-  std::uint64_t last_ticks_ = 0;
-  std::int64_t tasks_ = 0;
-  int own_cpu_ = -1;  // bound to this one cpu
-  bool long_tasks_ = true;  // tasks are worth the price of waking another worker
-  bool replied_ = false;  // since the parent was told last
-  bool done_ = false;
-};
 
 void Worker::bind() {
   const auto& place = plan_.workers[static_cast<std::size_t>(index_)];
@@ -169,6 +71,7 @@ void Worker::bind() {
     if (cpu < kMaxCpus) slot_.cpus[cpu / 64] |= std::uint64_t{1} << (cpu % 64);
   }
   slot_.node = place.node;
+  // BIND worker: worker.cpp writes, process_pool.cpp reads
   slot_.bound.store(1, std::memory_order_release);  // BOUND: pairs with bindings()
   if (cpus.size() == 1) own_cpu_ = cpus.front();
   if (plan_.report_bindings) {
@@ -187,7 +90,8 @@ bool Worker::run_task() {
     if (ring->position(*task) >= pool_.low_water[order_[rank]].load(std::memory_order_relaxed)) {
       tell_parent();
     }
-    if (long_tasks_ && pool_.idle[0].load(std::memory_order_relaxed) != 0 && ring->may_have_work()) {
+    if (long_tasks_ && pool_.idle[0].load(std::memory_order_relaxed) != 0 &&
+        ring->may_have_work()) {
       wake_one_worker(pool_, index_);  // more work than workers awake: pass the word on
     }
     execute(*task, static_cast<int>(rank));
@@ -221,7 +125,8 @@ void Worker::execute(TaskRing::Slot& task, int rank) {
     size = far.size;
   }
   if ((flags & kTimed) != 0) {
-    slot_.began_ns.store(static_cast<std::uint64_t>(now_ns()), std::memory_order_seq_cst);  // BEGIN
+    // BEGIN task: worker.cpp writes, pool_loss.cpp reads
+    slot_.began_ns.store(static_cast<std::uint64_t>(now_ns()), std::memory_order_seq_cst);
   }
   wire::Reader reader(payload, size, wire::References::borrow);
   const auto* context = reinterpret_cast<const ContextHeader*>(task.context);
@@ -244,6 +149,7 @@ void Worker::execute(TaskRing::Slot& task, int rank) {
   if ((flags & kTimed) != 0) slot_.began_ns.store(0, std::memory_order_relaxed);
   // COUNT: release pairs with the parent's sum; seq_cst orders it before the look at the bell.
   slot_.completed.store(slot_.completed.load(std::memory_order_relaxed) + 1,
+                        // COUNT reply: worker.cpp writes, pool_wait.cpp sums
                         std::memory_order_seq_cst);
   bump(slot_.steals[std::min(rank, 7)], 1);
   bump(slot_.bytes, size + bytes);
@@ -304,8 +210,10 @@ bool Worker::run_ranges() {
   for (int index = 0; mask != 0; ++index, mask >>= 1) {
     if ((mask & 1) == 0) continue;
     RangeRecord& record = pool_.records[index];
-    const std::uint32_t generation = record.generation.load(std::memory_order_acquire);  // OBSERVE
-    const std::uint32_t nudge = record.nudge.load(std::memory_order_acquire);            // OBSERVE
+    // ENTER record: pool_range.cpp and worker.cpp
+    const std::uint32_t generation = record.generation.load(std::memory_order_acquire);
+    // NUDGE range: pool_range.cpp writes, worker.cpp reads
+    const std::uint32_t nudge = record.nudge.load(std::memory_order_acquire);
     if (generation == 0 || (finished_[index] == generation && nudged_[index] == nudge)) continue;
     any |= run_range(index, record, generation);
     finished_[index] = generation;
@@ -320,7 +228,8 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
   slot_.range_entered.store(static_cast<std::uint32_t>(index) + 1, std::memory_order_seq_cst);
   sched::RangeCursor& cursor = cursors_[static_cast<std::size_t>(index)];
   bool ran = false;
-  if (record.generation.load(std::memory_order_seq_cst) == generation &&  // ENTER record
+  // ENTER record: pool_range.cpp and worker.cpp
+  if (record.generation.load(std::memory_order_seq_cst) == generation &&
       record.job->join(generation, cursor)) {
     const auto& words = cursor.user();
     const auto* context = reinterpret_cast<const ContextHeader*>(words[kRangeContext]);
@@ -337,9 +246,11 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
       const bool timed = context->timed != 0;
       if (timed) {
         // CHUNK: release: who sees it sees that the one before has ended.
+        // BEGIN chunk: worker.cpp writes, pool_range.cpp reads
         slot_.range_chunk.store(*chunk, std::memory_order_release);
         slot_.began_ns.store(static_cast<std::uint64_t>(now_ns()),
-                             std::memory_order_seq_cst);  // BEGIN
+                             // BEGIN task: worker.cpp writes, pool_loss.cpp reads
+                             std::memory_order_seq_cst);
       }
       if (entry == nullptr) {
         entry = reinterpret_cast<RangeEntry>(
@@ -373,7 +284,8 @@ void Worker::run_chunk(RangeRecord& record, const RangeItems& items, RangeEntry 
     if (record.failure.load(std::memory_order_relaxed) != 0) return;  // only the first is kept
     wire::Writer text;
     encode_exception(text, error);
-    auto* failure = static_cast<RangeFailure*>(shm::Arena::instance().allocate(sizeof(RangeFailure) + text.size()));
+    auto* failure = static_cast<RangeFailure*>(
+        shm::Arena::instance().allocate(sizeof(RangeFailure) + text.size()));
     failure->size = text.size();
     failure->chunk = chunk;
     std::memcpy(failure + 1, text.data(), text.size());
@@ -381,6 +293,7 @@ void Worker::run_chunk(RangeRecord& record, const RangeItems& items, RangeEntry 
     std::uint64_t none = 0;
     // FAIL range: release pairs with the parent's look after completion.
     if (!record.failure.compare_exchange_strong(none, reinterpret_cast<std::uint64_t>(failure),
+                                                // FAIL range: worker.cpp writes, pool_range.cpp
                                                 std::memory_order_release,
                                                 std::memory_order_relaxed)) {
       shm::Arena::instance().deallocate(failure);
@@ -388,120 +301,8 @@ void Worker::run_chunk(RangeRecord& record, const RangeItems& items, RangeEntry 
   }
 }
 
-bool Worker::has_work() {
-  for (const int lane : order_) {
-    if (pool_.rings[lane] != nullptr && pool_.rings[lane]->may_have_work()) return true;
-  }
-  std::uint32_t mask = pool_.range_mask.load(std::memory_order_seq_cst);  // OBSERVE ranges
-  for (int index = 0; mask != 0; ++index, mask >>= 1) {
-    if ((mask & 1) == 0) continue;
-    const RangeRecord& record = pool_.records[index];
-    const std::uint32_t generation = record.generation.load(std::memory_order_acquire);  // OBSERVE
-    const std::uint32_t nudge = record.nudge.load(std::memory_order_acquire);            // OBSERVE
-    if (generation != 0 && (finished_[index] != generation || nudged_[index] != nudge)) return true;
-  }
-  return false;
-}
-
-bool Worker::await_work() {
-  const std::uint64_t from = shm::ticks();
-  bump(slot_.busy_ticks, from - last_ticks_);
-  slot_.phase.store(WorkerPhase::idle, std::memory_order_relaxed);
-  bool work = true;
-  while (!(work = spin_for_work())) {
-    if (pool_.closing.load(std::memory_order_acquire) != 0) break;  // OBSERVE closing
-    sleep();
-    if (pool_.closing.load(std::memory_order_acquire) != 0 && !has_work()) break;  // OBSERVE closing
-  }
-  slot_.phase.store(WorkerPhase::busy, std::memory_order_relaxed);
-  last_ticks_ = shm::ticks();
-  bump(slot_.idle_ticks, last_ticks_ - from);
-  return work;
-}
-
-bool Worker::spin_for_work() {
-  if (std::exchange(replied_, false)) tell_parent();  // nothing left here: there is to be collected
-  const std::uint64_t start = shm::ticks();
-  const std::uint64_t budget =
-      pool_.spin_ns.load(std::memory_order_relaxed) * shm::ticks_per_us() / 1000;
-  while (may_spin(pool_) &&
-         (own_cpu_ < 0 || pool_.parent_cpu.load(std::memory_order_relaxed) != own_cpu_)) {
-    for (int look = 0; look < 32; ++look) {
-      if (has_work()) return true;
-      shm::cpu_relax();
-    }
-    if (shm::ticks() - start > budget) break;
-  }
-  for (int yield = 0; yield < 2; ++yield) {
-    ::sched_yield();
-    if (has_work()) return true;
-  }
-  return false;
-}
-
-void Worker::set_idle_bit(bool idle) noexcept {
-  auto& word = pool_.idle[index_ / 64];
-  const std::uint64_t bit = std::uint64_t{1} << (index_ % 64);
-  // SLEEP worker: seq_cst: ordered before our last look for work, as the waker's look at the bit is
-  // ordered after its publication.
-  if (idle) {
-    word.fetch_or(bit, std::memory_order_seq_cst);
-  } else {
-    word.fetch_and(~bit, std::memory_order_seq_cst);
-  }
-}
-
-void Worker::sleep() {
-  slot_.parked.store(1, std::memory_order_relaxed);
-  set_idle_bit(true);
-  shm::store_load_barrier();
-  if (!has_work() && pool_.closing.load(std::memory_order_seq_cst) == 0) {  // OBSERVE closing
-    shm::futex_wait(slot_.parked, 1, Timeout::Clock::now() + std::chrono::seconds(2));
-  }
-  set_idle_bit(false);
-  slot_.parked.store(0, std::memory_order_relaxed);
-  long_tasks_ = true;  // somebody thought it worth waking us
-}
-
-}  // namespace
-
 int run_worker(PoolShared& pool, const PoolPlan& plan, int index) {
   return std::make_unique<Worker>(pool, plan, index)->run();
-}
-
-bool wake_worker(PoolShared& pool, int index) noexcept {
-  WorkerSlot& slot = pool.slots[index];
-  const std::uint64_t bit = std::uint64_t{1} << (index % 64);
-  // WAKE worker: pairs with SLEEP worker; one waker wins the bit.
-  if ((pool.idle[index / 64].fetch_and(~bit, std::memory_order_seq_cst) & bit) == 0) return false;
-  slot.parked.store(0, std::memory_order_release);  // WAKE worker: before the futex call
-  shm::futex_wake(slot.parked, 1);
-  return true;
-}
-
-bool wake_one_worker(PoolShared& pool, int from) noexcept {
-  const int words = (pool.workers + 63) / 64;
-  for (int step = 0; step < words; ++step) {
-    const int word = (from / 64 + step) % words;
-    std::uint64_t bits = pool.idle[word].load(std::memory_order_seq_cst);  // WAKE worker
-    while (bits != 0) {
-      const int index = word * 64 + std::countr_zero(bits);
-      bits &= bits - 1;
-      if (index >= pool.workers) break;
-      // An absent worker's bit stays: it is not asleep, there is none.
-      if (pool.slots[index].id.load(std::memory_order_relaxed) == 0) continue;
-      if (wake_worker(pool, index)) return true;
-    }
-  }
-  return false;
-}
-
-void wake_all_workers(PoolShared& pool) noexcept {
-  for (int index = 0; index < pool.workers; ++index) {
-    WorkerSlot& slot = pool.slots[index];
-    slot.parked.store(0, std::memory_order_release);  // WAKE worker: before the futex call
-    shm::futex_wake(slot.parked, 1);
-  }
 }
 
 }  // namespace millrace::runtime

@@ -13,10 +13,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <millrace/errors.hpp>
 #include <system_error>
 #include <utility>
-
-#include <millrace/errors.hpp>
 
 #include "runtime/child.hpp"
 #include "runtime/oom.hpp"
@@ -31,10 +30,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-int open_pidfd(pid_t pid) noexcept {
-  return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));  // close-on-exec by itself
-}
-
 /// The zygote's own side: everything here runs in its process, in its only thread.
 class ZygoteProcess {
  public:
@@ -45,7 +40,7 @@ class ZygoteProcess {
 
  private:
   struct Life {
-    pid_t pid = 0;  ///< 0: nobody stands here
+    pid_t pid = 0;      ///< 0: nobody stands here
     bool done = false;  ///< nobody is to stand here any more
     Clock::time_point retry{};
   };
@@ -73,7 +68,7 @@ class ZygoteProcess {
   int signal_fd_ = -1;
   int parent_fd_ = -1;
   std::vector<Life> lives_;
-  int failures_ = 0;  // in a row: workers that died before they were ready, forks refused
+  int failures_ = 0;           // in a row: workers that died before they were ready, forks refused
   std::uint64_t readied_ = 0;  // workers that have become ready, when last looked at
   int next_number_ = 0;
   OomWatch oom_;
@@ -118,10 +113,12 @@ void ZygoteProcess::run() {
     if (events[0].revents != 0) (void)!::read(poke_fd_, &drained, sizeof drained);
     signalfd_siginfo info[8];
     if (events[1].revents != 0) (void)!::read(signal_fd_, info, sizeof info);
-    if (shared_.ending.load(std::memory_order_acquire) != 0) end_all();  // OBSERVE ending
+    // END pool: Zygote::end and its loop, zygote.cpp
+    if (shared_.ending.load(std::memory_order_acquire) != 0) end_all();
     serve_kills();
     reap();
-    if (shared_.closing.load(std::memory_order_acquire) != 0) {  // OBSERVE closing
+    // CLOSE pool: written in process_pool.cpp, read in worker.cpp and zygote.cpp
+    if (shared_.closing.load(std::memory_order_acquire) != 0) {
       if (!anyone()) ::_exit(0);
     } else {
       start_missing();
@@ -144,7 +141,8 @@ int ZygoteProcess::patience() const {
 // the deaths of so many before it: none of them may be forgotten.
 std::atomic<std::uint32_t>* ZygoteProcess::note_for(WorkerSlot& slot) noexcept {
   for (auto& recent : slot.recent) {
-    if (recent.load(std::memory_order_acquire) == 0) return &recent;  // RECENT
+    // RECENT worker: zygote.cpp writes before the fork, pool_loss.cpp reads
+    if (recent.load(std::memory_order_acquire) == 0) return &recent;
   }
   return nullptr;
 }
@@ -163,6 +161,7 @@ bool ZygoteProcess::start(int index) {
     slot.phase.store(WorkerPhase::starting, std::memory_order_relaxed);
     slot.range_entered.store(0, std::memory_order_relaxed);
     slot.began_ns.store(0, std::memory_order_relaxed);
+    // STAND worker: zygote.cpp writes, pool_loss.cpp reads
     slot.id.store(id, std::memory_order_release);  // ID: whoever reads it finds the slot reset
     pid = fork_process(id);
   } catch (const std::system_error& error) {
@@ -233,14 +232,17 @@ void ZygoteProcess::reap() {
 void ZygoteProcess::bury(int index, int status) {
   WorkerSlot& slot = shared_.slots[index];
   Life& life = lives_[static_cast<std::size_t>(index)];
-  const shm::ProcessId id = slot.id.load(std::memory_order_acquire);  // ID
-  const auto phase = slot.phase.load(std::memory_order_acquire);      // LEAVE, READY
+  // STAND worker: zygote.cpp writes, pool_loss.cpp reads
+  const shm::ProcessId id = slot.id.load(std::memory_order_acquire);
+  // PHASE worker: worker.cpp writes, zygote.cpp reads
+  const auto phase = slot.phase.load(std::memory_order_acquire);  // LEAVE, READY
   const bool left = phase == WorkerPhase::leaving && WIFEXITED(status) && WEXITSTATUS(status) == 0;
   life.pid = 0;
   life.retry = Clock::now();
   if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && oom_.struck()) {
     slot.oom_id.store(id, std::memory_order_relaxed);
   }
+  // SLEEP worker: worker.cpp announces, pool_feed.cpp looks
   shared_.idle[index / 64].fetch_or(std::uint64_t{1} << (index % 64), std::memory_order_seq_cst);
   slot.phase.store(WorkerPhase::none, std::memory_order_relaxed);
   // In this order: killed in between, the zygote leaves no dead worker that nobody asks after.
@@ -268,6 +270,7 @@ void ZygoteProcess::count_readied() {
 void ZygoteProcess::give_up(int status) {
   for (Life& life : lives_) life.done = true;
   shared_.broken_status.store(status, std::memory_order_relaxed);
+  // BREAK pool: zygote.cpp writes, pool_loss.cpp reads
   shared_.broken.store(1, std::memory_order_release);  // BROKEN: pairs with the parent's look
   shared_.bell.rouse();
 }
@@ -275,7 +278,8 @@ void ZygoteProcess::give_up(int status) {
 void ZygoteProcess::serve_kills() {
   for (std::size_t i = 0; i < lives_.size(); ++i) {
     WorkerSlot& slot = shared_.slots[i];
-    const std::uint32_t wanted = slot.kill_request.load(std::memory_order_acquire);  // OBSERVE kill
+    // KILL worker: pool_loss.cpp asks, zygote.cpp does
+    const std::uint32_t wanted = slot.kill_request.load(std::memory_order_acquire);
     // Its own child: the pid cannot have been given to another before it is reaped here.
     if (wanted == 0 || wanted != slot.id.load(std::memory_order_relaxed)) continue;
     if (lives_[i].pid != 0) shm::send_signal(lives_[i].pid, SIGKILL);
@@ -318,104 +322,8 @@ void ZygoteProcess::end_all() {
 
 }  // namespace
 
-Zygote::Zygote(PoolShared& shared, const PoolPlan& plan) : shared_(shared) {
-  poke_fd_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (poke_fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd of a pool");
-  // relaxed: the zygote that reads them is forked after this.
-  shared_.started.store(0, std::memory_order_relaxed);
-  shared_.ending.store(0, std::memory_order_relaxed);  // set when one that died was put away
-  try {
-    id_ = shm::ProcessTable::instance().reserve();
-    pid_ = fork_process(id_);
-  } catch (...) {
-    ::close(poke_fd_);
-    throw;
-  }
-  if (pid_ == 0) {
-    try {
-      set_process_name("zygote");
-      ZygoteProcess(shared, plan, poke_fd_).run();
-    } catch (...) {  // out of memory before the first worker
-    }
-    ::_exit(1);
-  }
-  pidfd_ = open_pidfd(pid_);
-  // STARTED: pairs with the zygote's stores.
-  while (shared_.started.load(std::memory_order_acquire) == 0) {
-    shm::futex_wait(shared_.started, 0, Clock::now() + milliseconds(50));
-    if (shared_.started.load(std::memory_order_acquire) == 0 && !alive()) break;  // STARTED
-  }
-  if (shared_.started.load(std::memory_order_acquire) == 1) return;  // STARTED
-  const int error = shared_.start_error.load(std::memory_order_relaxed);
-  end();
-  ::close(pidfd_);
-  ::close(poke_fd_);
-  throw std::system_error(error != 0 ? error : ECHILD, std::generic_category(),
-                          "fork of the workers of a pool");
-}
-
-Zygote::~Zygote() {
-  end();
-  if (pidfd_ >= 0) ::close(pidfd_);
-  if (poke_fd_ >= 0) ::close(poke_fd_);
-}
-
-void Zygote::poke() noexcept {
-  const std::uint64_t one = 1;
-  if (poke_fd_ >= 0) (void)!::write(poke_fd_, &one, sizeof one);
-}
-
-bool Zygote::alive() const noexcept { return !wait_for(0); }
-
-// True when it has ended. Leaves it to be reaped, so that its pid stays its own.
-bool Zygote::wait_for(int milliseconds) const noexcept {
-  if (pid_ <= 0) return true;
-  if (pidfd_ >= 0) {
-    pollfd event{pidfd_, POLLIN, 0};
-    return ::poll(&event, 1, milliseconds) == 1;
-  }
-  siginfo_t info{};
-  if (milliseconds > 0) ::poll(nullptr, 0, std::min(milliseconds, 20));
-  const int outcome = ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT);
-  return outcome != 0 || info.si_pid == pid_;
-}
-
-void Zygote::reap() noexcept {
-  const std::lock_guard lock(reaping_);
-  if (pid_ <= 0 || std::exchange(reaped_, true)) return;
-  int status = 0;
-  while (::waitpid(pid_, &status, 0) < 0) {
-    if (errno == EINTR) continue;
-    status = shm::kUnknownStatus;  // somebody else has waited for it
-    break;
-  }
-  shm::ProcessTable::instance().mark_dead(id_, status);
-  shm::reap(id_);
-}
-
-void Zygote::wait_exit() noexcept {
-  while (!wait_for(1000)) {
-  }
-  reap();
-}
-
-void Zygote::end() noexcept {
-  if (pid_ <= 0) return;
-  shared_.ending.store(1, std::memory_order_release);  // OBSERVE ending
-  poke();
-  if (pidfd_ >= 0) (void)shm::send_signal_fd(pidfd_, SIGCONT);  // it may have been stopped
-  const auto deadline = Clock::now() + milliseconds(6000);
-  bool ended = false;
-  while (!(ended = wait_for(100)) && Clock::now() < deadline) {
-  }
-  if (!ended) {  // a stopped zygote
-    if (pidfd_ >= 0) {
-      shm::send_signal_fd(pidfd_, SIGKILL);
-    } else {
-      shm::send_signal(pid_, SIGKILL);
-    }
-  }
-  reap();
+void run_zygote(PoolShared& shared, const PoolPlan& plan, int poke_fd) {
+  ZygoteProcess(shared, plan, poke_fd).run();
 }
 
 }  // namespace millrace::runtime

@@ -1,11 +1,11 @@
 // The zygote: a small single-threaded process, forked when the pool is made, that forks workers and
-// their replacements. It is what the parent was when the pool was made: a replacement started by the
-// parent itself would have to be forked from a process with threads and gigabytes.
+// their replacements. It is what the parent was when the pool was made: a replacement started by
+// the parent itself would have to be forked from a process with threads and gigabytes.
 //
 // It waits for its workers, writes how each ended into the process table before anyone relies on
-// it, forks the replacement and rings the parent's bell. Workers ask the kernel to end them with the
-// zygote (it has one thread, so the signal means what it says); the zygote watches the parent by
-// pidfd and ends its workers, then itself, when the parent is gone.
+// it, forks the replacement and rings the parent's bell. Workers ask the kernel to end them with
+// the zygote (it has one thread, so the signal means what it says); the zygote watches the parent
+// by pidfd and ends its workers, then itself, when the parent is gone.
 //
 // Death between any two steps: parent -> the zygote's pidfd poll returns, all workers are ended;
 // zygote -> the kernel ends the workers, the parent finds it dead by pidfd, establishes the deaths
@@ -13,13 +13,13 @@
 // kernel ends the workers.
 #pragma once
 
+#include <sys/types.h>
+
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
-
-#include <sys/types.h>
 
 #include "runtime/child.hpp"
 #include "runtime/pool_shared.hpp"
@@ -36,7 +36,7 @@ struct PoolPlan {
   };
   std::vector<Worker> workers{};
   std::vector<std::vector<int>> steal_order{};  ///< per lane, lanes by distance, itself first
-  const void* probe = nullptr;  ///< a word of the parent's private memory
+  const void* probe = nullptr;                  ///< a word of the parent's private memory
   bool apply_binding = true;                    ///< false on a substituted topology
   bool report_bindings = false;
   std::function<void()> initializer{};
@@ -44,6 +44,12 @@ struct PoolPlan {
   std::string name_prefix{};  ///< "ForkPoolWorker-"
   int first_number = 1;
 };
+
+/// What the zygote's process runs; returns only by ending the process.
+[[noreturn]] void run_zygote(PoolShared& shared, const PoolPlan& plan, int poke_fd);
+
+/// A descriptor that is readable once process `pid` has ended; -1 where the kernel has none.
+int open_pidfd(pid_t pid) noexcept;
 
 /// The parent's handle on its zygote.
 class Zygote {
@@ -68,7 +74,7 @@ class Zygote {
   [[nodiscard]] int pidfd() const noexcept { return pidfd_; }
 
  private:
-  bool wait_for(int milliseconds) const noexcept;
+  bool wait_for(int limit_ms) const noexcept;
   void reap() noexcept;
 
   PoolShared& shared_;

@@ -43,12 +43,12 @@ void write_header(ArenaHeader& header, std::size_t size) noexcept {
   for (std::size_t i = 0; i * kSpanBytes < tables.end; ++i) {
     words[i].store(fixed.pack(), std::memory_order_relaxed);  // ordered by the magic
   }
-  // MAGIC edge: release pairs with the acquire in check_header()
+  // PUBLISH header: release pairs with the acquire in check_header()
   header.magic.store(kArenaMagic, std::memory_order_release);
 }
 
 void check_header(const ArenaHeader& header, std::size_t size) {
-  // MAGIC edge: acquire
+  // OBSERVE header: acquire
   if (header.magic.load(std::memory_order_acquire) != kArenaMagic) {
     throw Corrupt("arena: no millrace arena at its fixed address");
   }
@@ -100,13 +100,14 @@ Arena& Arena::install(const Mapping& mapping) {
   auto* arena = new (place) Arena(mapping);  // never destroyed: static destructors may use it
   mapped_bytes_.store(mapping.file.size, std::memory_order_relaxed);
   install_fork_hooks();
-  // CREATE edge: release
+  // CREATE arena: release, arena.hpp
   current_.store(arena, std::memory_order_release);
   return *arena;
 }
 
 Arena& Arena::create() {
   const std::lock_guard lock(creation());
+  // CREATE arena: acquire, arena.hpp
   if (Arena* arena = current_.load(std::memory_order_acquire)) return *arena;
   const ArenaFile file = make_arena_file();
   ArenaHeader* header = header_at_base();
@@ -120,6 +121,7 @@ Arena& Arena::create() {
 
 Arena& Arena::attach(int fd) {
   const std::lock_guard lock(creation());
+  // CREATE arena: acquire, arena.hpp
   if (current_.load(std::memory_order_acquire) != nullptr) {
     throw AssertionError("Arena::attach: this process has an arena already");
   }

@@ -38,7 +38,7 @@ class Arena {
   /// optional K, M, G or T; ValueError when it is not) or 1 TiB, halved until the limits on address
   /// space and file size allow it. Throws std::system_error naming the request.
   static Arena& instance() {
-    // CREATE edge: acquire pairs with the release in create() and attach()
+    // CREATE arena: acquire pairs with the release in install(), arena.cpp
     Arena* arena = current_.load(std::memory_order_acquire);
     return arena != nullptr ? *arena : create();
   }
@@ -47,7 +47,9 @@ class Arena {
   /// version of the library.
   static Arena& attach(int fd);
   /// True when this process has an arena.
-  static bool exists() noexcept { return current_.load(std::memory_order_acquire) != nullptr; }
+  static bool exists() noexcept {
+    return current_.load(std::memory_order_acquire) != nullptr;  // CREATE arena: see instance()
+  }
   /// True when `p` points into the arena.
   static bool contains(const void* p) noexcept {
     // relaxed: written once, before any address in the arena exists

@@ -66,8 +66,9 @@ void Lane::append(std::uint64_t units, std::uint32_t state) noexcept {
   MessageHead& message = at(head);
   message.units = static_cast<std::uint32_t>(units);
   message.state.store(state, std::memory_order_relaxed);
-  // relaxed for other processes, which get the message by other means; the compiler must not
-  // reorder, since a kill may come in between
+  // relaxed for other processes, which get the message by other means; but the compiler must not
+  // reorder: APPEND message: its head is whole before head_ passes it, so a kill in between leaves
+  // no half of one (invariant 1 of lane.hpp)
   std::atomic_signal_fence(std::memory_order_release);
   head_.store(head + units, std::memory_order_relaxed);
 }

@@ -95,7 +95,7 @@ void destroy(ObjectRecord* record, ProcessId before) noexcept {
 // another object by now: the decision is about whatever the record stands for.
 void decide(ObjectRecord* record) noexcept {
   for (;;) {
-    // DECIDE edge: seq_cst, the epoch is read before the search for holders
+    // DECIDE record: seq_cst, the epoch is read before the search for holders
     std::uint64_t seen = record->word.load(std::memory_order_seq_cst);
     ProcessId before = kNobody;
     if (state_in(seen) == State::kLive) {
@@ -106,7 +106,7 @@ void decide(ObjectRecord* record) noexcept {
     } else {
       return;
     }
-    // DECIDE edge: fails when a holder was announced after the epoch was read
+    // DECIDE record: fails when a holder was announced after the epoch was read
     if (record->word.compare_exchange_strong(seen, with(seen, State::kDying, self()),
                                              std::memory_order_seq_cst)) {
       destroy(record, before);
@@ -167,7 +167,7 @@ bool is_record(const ObjectRecord* record) noexcept {
 }
 
 void announce_holder(ObjectRecord* record) noexcept {
-  // DECIDE edge: seq_cst, after the entry and before the reference it came from is dropped
+  // DECIDE record: seq_cst, after the entry and before the reference it came from is dropped
   record->word.fetch_add(kEpochOne, std::memory_order_seq_cst);
 }
 

@@ -49,7 +49,7 @@ RefTable& RefTable::of_arena() noexcept { return Arena::instance().header().aren
 
 RefTable::Span RefTable::level(std::size_t k) const noexcept {
   if (k == 0) return {first_, kFirstWords};
-  // LEVEL edge: acquire pairs with the release in grow(): its words are zero
+  // OBSERVE level: acquire pairs with PUBLISH level in grow(): its words are zero
   const std::uint64_t at = later_[k - 1].load(std::memory_order_acquire);
   auto* words = reinterpret_cast<std::atomic<std::uint64_t>*>(at);  // NOLINT: arena address
   const std::size_t count = kSecondWords << (3 * (k - 1));
@@ -65,7 +65,7 @@ RefTable::Span RefTable::grow(std::size_t k, ProcessId owner) {
   void* block = arena.allocate_zeroed(bytes);
   if (owner != self()) arena.give(block, owner);
   std::uint64_t expected = 0;
-  // LEVEL edge: release. Killed before, the block is swept with its owner's; lost to another
+  // PUBLISH level: release. Killed before, the block is swept with its owner's; lost to another
   // thread, it is given back.
   if (!later_[k - 1].compare_exchange_strong(expected, reinterpret_cast<std::uint64_t>(block),
                                              std::memory_order_release,
@@ -94,7 +94,7 @@ bool RefTable::probe(const ObjectRecord* record, Visit&& visit) const noexcept {
 bool RefTable::add_to_present(const ObjectRecord* record, std::uint64_t n, bool& first) noexcept {
   const std::uint64_t name = name_of(record);
   return probe(record, [&](std::atomic<std::uint64_t>& word) {
-    // HOLD edge: seq_cst here, in remove() and holds(): a process that has dropped its last
+    // HOLD object: seq_cst here, in remove() and holds(): a process that has dropped its last
     // reference and then sees nobody else's must not be overtaken by one who adds and then drops
     // what it had elsewhere (store-load on two words, on both sides).
     std::uint64_t seen = word.load(std::memory_order_seq_cst);
@@ -102,6 +102,7 @@ bool RefTable::add_to_present(const ObjectRecord* record, std::uint64_t n, bool&
       const bool none = !is_held(seen);
       const std::uint64_t count = (none ? 0 : count_of(seen)) + n;
       if (count >= kDeciding) return Next::kGoOn;  // full: another word counts the rest
+      // HOLD object: the holder's end
       if (word.compare_exchange_weak(seen, name | count, std::memory_order_seq_cst)) {
         first = none;
         return Next::kDone;
@@ -116,7 +117,7 @@ bool RefTable::insert(const ObjectRecord* record, std::uint64_t n) noexcept {
   return probe(record, [&](std::atomic<std::uint64_t>& word) {
     std::uint64_t seen = word.load(std::memory_order_relaxed);
     while (count_of(seen) == 0) {
-      // HOLD edge: see add_to_present()
+      // HOLD object: see add_to_present()
       if (word.compare_exchange_weak(seen, name | n, std::memory_order_seq_cst)) return Next::kDone;
     }
     return Next::kGoOn;
@@ -146,7 +147,7 @@ RefTable::Left RefTable::remove(ObjectRecord* record) noexcept {
     std::uint64_t seen = word.load(std::memory_order_relaxed);
     while (name_in(seen) == name && is_held(seen)) {
       const bool last = count_of(seen) == 1;
-      // HOLD edge: see add_to_present()
+      // HOLD object: see add_to_present()
       if (word.compare_exchange_weak(seen, last ? name | kDeciding : seen - 1,
                                      std::memory_order_seq_cst)) {
         left = last ? Left::kLast : Left::kSome;
@@ -162,7 +163,8 @@ void RefTable::decided(ObjectRecord* record) noexcept {
   const std::uint64_t name = name_of(record);
   probe(record, [&](std::atomic<std::uint64_t>& word) {
     std::uint64_t expected = name | kDeciding;
-    // release: what was freed is freed before the entry may serve another object
+    // FREE entry: release, to the acquire that takes it in insert(): what was freed is freed before
+    // the entry serves another object
     if (word.compare_exchange_strong(expected, name, std::memory_order_release,
                                      std::memory_order_relaxed)) {
       return Next::kDone;
@@ -174,7 +176,7 @@ void RefTable::decided(ObjectRecord* record) noexcept {
 bool RefTable::holds(const ObjectRecord* record) const noexcept {
   const std::uint64_t name = name_of(record);
   return probe(record, [&](const std::atomic<std::uint64_t>& word) {
-    const std::uint64_t seen = word.load(std::memory_order_seq_cst);  // HOLD edge
+    const std::uint64_t seen = word.load(std::memory_order_seq_cst);  // HOLD object: the search
     if (seen == 0) return Next::kNextLevel;
     return name_in(seen) == name && is_held(seen) ? Next::kDone : Next::kGoOn;
   });
@@ -210,14 +212,15 @@ void RefTable::copy(const RefTable& from, ProcessId owner) {
 
 void RefTable::drain(void (*decide)(ObjectRecord*)) noexcept {
   each([&](std::atomic<std::uint64_t>& word) {
-    std::uint64_t seen = word.load(std::memory_order_acquire);
+    // relaxed: its owner is dead, which is_dead() ordered
+    std::uint64_t seen = word.load(std::memory_order_relaxed);
     if (count_of(seen) == 0) return;
     const std::uint64_t name = name_in(seen);
-    // HOLD edge: from here on the dead process does not hold it
+    // HOLD object: from here on the dead process does not
     word.store(name | kDeciding, std::memory_order_seq_cst);
     ObjectRecord* record = record_in(seen);
     if (is_record(record)) decide(record);
-    word.store(name, std::memory_order_release);
+    word.store(name, std::memory_order_release);  // FREE entry: as in decided()
   });
 }
 

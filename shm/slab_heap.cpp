@@ -152,9 +152,10 @@ void* SlabHeap::claim_in(const Slab& slab, std::uint32_t from) noexcept {
     if (words[k].load(std::memory_order_relaxed) != kFreeWord) continue;
     const std::uint32_t page = 1U << (k / kWordsPerPage);
     if ((slab.head().touched.load(std::memory_order_relaxed) & page) == 0) {
-      slab.head().touched.fetch_or(page, std::memory_order_release);  // TOUCHED edge, to sweep()
+      // TOUCH page: release, to each_word(): a sweep reads this page of claim words from now on
+      slab.head().touched.fetch_or(page, std::memory_order_release);
     }
-    // BLOCK edge: acquire pairs with the release in release() and sweep(): the new user comes
+    // TAKE block: acquire pairs with the release in release() and sweep(): the new user comes
     // after the last touch of the previous one.
     if (words[k].compare_exchange_strong(expected, mine, std::memory_order_acquire,
                                          std::memory_order_relaxed)) {
@@ -221,7 +222,7 @@ bool SlabHeap::release(std::size_t index, std::uint32_t size_class, void* block)
   const Slab slab = slab_at(index, size_class);
   const std::uint32_t k = slab.number_of(block);
   if (k >= slab.geometry().count) return false;
-  // BLOCK edge: release (and acquire, since the memory's last writer may have been another)
+  // FREE block: release (and acquire, since the memory's last writer may have been another)
   const std::uint32_t was = slab.words()[k].exchange(kFreeWord, std::memory_order_acq_rel);
   if ((was & kLiveBit) == 0) return false;
   if (slab.head().full.load(std::memory_order_relaxed) != 0) {
@@ -237,7 +238,7 @@ bool SlabHeap::give(void* block, ProcessId to) noexcept {
   if (word == nullptr) return false;
   std::uint32_t seen = word->load(std::memory_order_relaxed);
   while ((seen & kLiveBit) != 0) {
-    // OWN edge: release pairs with the acquire in sweep(): the previous owner's writes come first
+    // GIVE block: release pairs with the acquire in sweep(): the previous owner's writes come first
     if (word->compare_exchange_weak(seen, live(to), std::memory_order_acq_rel,
                                     std::memory_order_relaxed)) {
       return true;
@@ -249,7 +250,7 @@ bool SlabHeap::give(void* block, ProcessId to) noexcept {
 bool SlabHeap::give(void* block, ProcessId from, ProcessId to) noexcept {
   std::atomic<std::uint32_t>* word = word_of(block);
   std::uint32_t expected = live(from);
-  // OWN edge: see above
+  // GIVE block: see above
   return word != nullptr &&
          word->compare_exchange_strong(expected, live(to), std::memory_order_acq_rel);
 }
@@ -262,7 +263,7 @@ void SlabHeap::each_word(Visit&& visit) const noexcept {
     const bool run = w.state == SpanState::kLive || w.state == SpanState::kHeap;
     if (w.state == SpanState::kSlab && w.count < kSizeClasses) {
       const Slab slab = slab_at(i, w.count);
-      // TOUCHED edge: acquire pairs with the release in claim_in()
+      // TOUCH page: acquire pairs with the release in claim_in()
       const std::uint32_t touched = slab.head().touched.load(std::memory_order_acquire);
       for (std::uint32_t k = 0; k < slab.geometry().count; ++k) {
         if ((touched >> (k / kWordsPerPage) & 1U) != 0) {
@@ -282,7 +283,7 @@ void SlabHeap::sweep(ProcessId dead) noexcept {
   each_word([&](const Slab& slab, std::atomic<std::uint32_t>& word) {
     std::uint32_t expected = live(dead);
     if (word.load(std::memory_order_relaxed) != expected) return;
-    // OWN and BLOCK edges: acquire and release
+    // FREE block: acquire of what its owner wrote or was given, release to its next user
     if (word.compare_exchange_strong(expected, kFreeWord, std::memory_order_acq_rel)) {
       slab.head().full.store(0, std::memory_order_relaxed);
     }

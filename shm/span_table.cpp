@@ -26,13 +26,14 @@ constexpr bool is_run(SpanState state) noexcept {
 }  // namespace
 
 std::size_t SpanTable::high() const noexcept {
-  // acquire: pairs with raise_high(), so a sweep sees every span claimed before the death
+  // RAISE high: acquire pairs with raise_high(), so a sweep sees every span claimed before a death
   const std::uint64_t high = m_.counters->high.load(std::memory_order_acquire);
   return std::min<std::size_t>(std::max<std::size_t>(high, m_.first_span), m_.span_count);
 }
 
 void SpanTable::raise_high(std::size_t to) noexcept {
   std::uint64_t seen = m_.counters->high.load(std::memory_order_relaxed);
+  // RAISE high: release, before the claim
   while (seen < to && !m_.counters->high.compare_exchange_weak(seen, to, std::memory_order_acq_rel,
                                                                std::memory_order_relaxed)) {
   }
@@ -68,7 +69,7 @@ std::size_t SpanTable::claim(const Run& run) noexcept {
   const SpanWord head{SpanState::kClaiming, self(), static_cast<std::uint32_t>(run.count)};
   for (std::size_t d = 0; d < run.count; ++d) {
     std::uint64_t expected = kFreeWord;
-    // FREE edge: acquire pairs with the release in free_run(): the new owner comes after the last
+    // TAKE span: acquire pairs with the release in free_run(): the new owner comes after the last
     // touch of the previous one.
     if (m_.words[run.index + d].compare_exchange_strong(expected, d == 0 ? head.pack() : body_at(d),
                                                         std::memory_order_acquire,
@@ -86,11 +87,11 @@ std::size_t SpanTable::claim(const Run& run) noexcept {
 void SpanTable::free_run(const Run& run) noexcept {
   for (std::size_t d = run.count; d-- > 1;) {
     std::uint64_t expected = body_at(d);
-    // FREE edge: release
+    // FREE span: release
     m_.words[run.index + d].compare_exchange_strong(expected, kFreeWord, std::memory_order_release,
                                                     std::memory_order_relaxed);
   }
-  m_.words[run.index].store(kFreeWord, std::memory_order_release);  // FREE edge
+  m_.words[run.index].store(kFreeWord, std::memory_order_release);  // FREE span: the first, last
 }
 
 bool SpanTable::claim_between(std::size_t from, std::size_t to, Run& run, bool& collided) noexcept {
@@ -154,13 +155,14 @@ void* SpanTable::allocate(const SpanRequest& request) {
 bool SpanTable::release(void* block) noexcept {
   const std::size_t index = index_of(block);
   if (index < m_.first_span || index >= m_.span_count || block != address_of(index)) return false;
+  // GIVE span: acquire, as in sweep()
   std::uint64_t seen = m_.words[index].load(std::memory_order_acquire);
   SpanWord w = SpanWord::unpack(seen);
   if (!is_run(w.state) || w.count == 0 || w.count > m_.span_count - index) return false;
   const Run run{index, w.count};
   w.state = SpanState::kFreeing;
   w.owner = self();
-  // acq_rel: what the user wrote before comes before what the next one reads
+  // FREE span: acq_rel, what the user wrote comes before what the next one reads
   if (!m_.words[index].compare_exchange_strong(seen, w.pack(), std::memory_order_acq_rel)) {
     return false;
   }
@@ -181,7 +183,7 @@ bool SpanTable::give(void* block, ProcessId to) noexcept {
     SpanWord w = SpanWord::unpack(seen);
     if (!is_run(w.state)) return false;
     w.owner = to;
-    // OWN edge: release pairs with the acquire in sweep(): the previous owner's writes come first
+    // GIVE span: release pairs with the acquire in sweep(): the previous owner's writes come first
     if (m_.words[index].compare_exchange_weak(seen, w.pack(), std::memory_order_acq_rel,
                                               std::memory_order_relaxed)) {
       return true;
@@ -196,7 +198,7 @@ bool SpanTable::give(void* block, ProcessId from, ProcessId to) noexcept {
   SpanWord w = SpanWord::unpack(seen);
   if (!is_run(w.state) || w.owner != from) return false;
   w.owner = to;
-  // OWN edge: see above
+  // GIVE span: see above
   return m_.words[index].compare_exchange_strong(seen, w.pack(), std::memory_order_acq_rel);
 }
 
@@ -229,7 +231,7 @@ std::byte* SpanTable::run_of(const void* p) const noexcept {
 void SpanTable::sweep(ProcessId dead) noexcept {
   const std::size_t end = high();
   for (std::size_t i = m_.first_span; i < end;) {
-    // OWN edge: acquire
+    // GIVE span: acquire
     std::uint64_t seen = m_.words[i].load(std::memory_order_acquire);
     SpanWord w = SpanWord::unpack(seen);
     // Half-taken runs are walked span by span: the spans behind may be other runs' first ones.
@@ -241,6 +243,7 @@ void SpanTable::sweep(ProcessId dead) noexcept {
       const bool survives = w.state == SpanState::kHeap;
       w.owner = survives ? kNobody : self();
       if (!survives) w.state = SpanState::kFreeing;
+      // GIVE span: release, to whoever frees a heap's run when its last object goes
       if (m_.words[i].compare_exchange_strong(seen, w.pack(), std::memory_order_acq_rel) &&
           !survives) {
         retire_pages(run);

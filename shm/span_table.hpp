@@ -108,7 +108,7 @@ class SpanTable {
   void publish_heap(void* block) noexcept;
 
   [[nodiscard]] SpanWord word(std::size_t index) const noexcept {
-    // OBSERVE span: acquire pairs with the release that published its state
+    // OBSERVE span: acquire pairs with the releases called PUBLISH span in span_table.cpp
     return SpanWord::unpack(m_.words[index].load(std::memory_order_acquire));
   }
   [[nodiscard]] std::size_t first() const noexcept { return m_.first_span; }

@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <iterator>
 #include <memory>
+#include <millrace/errors.hpp>
+#include <millrace/imap_jobs.hpp>
+#include <millrace/pool_jobs.hpp>
 #include <optional>
 #include <type_traits>
 #include <utility>
-
-#include <millrace/errors.hpp>
-#include <millrace/pool_jobs.hpp>
 
 namespace millrace {
 
@@ -55,8 +55,7 @@ class AsyncResult {
   /// Ends the call now: what has not begun is dropped, a worker that runs it is replaced, get()
   /// throws ProcessError. False if it had ended already. Python: none.
   bool cancel() {
-    return core_->cancel(*job_,
-                         std::make_exception_ptr(ProcessError("the task was cancelled")));
+    return core_->cancel(*job_, std::make_exception_ptr(ProcessError("the task was cancelled")));
   }
 
  private:
@@ -132,9 +131,7 @@ class ImapIterator {
       return *this;
     }
     void operator++(int) { from_->advance(); }
-    friend bool operator==(const iterator& it, std::default_sentinel_t) {
-      return it.at_end();
-    }
+    friend bool operator==(const iterator& it, std::default_sentinel_t) { return it.at_end(); }
 
    private:
     [[nodiscard]] bool at_end() const { return !from_->current_.has_value(); }

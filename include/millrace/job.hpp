@@ -8,14 +8,13 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <span>
-#include <string>
-#include <vector>
-
 #include <millrace/function.hpp>
 #include <millrace/pool_options.hpp>
 #include <millrace/serialize.hpp>
 #include <millrace/timeout.hpp>
+#include <span>
+#include <string>
+#include <vector>
 
 namespace millrace::runtime {
 
@@ -42,9 +41,9 @@ using RangeEntry = void (*)(const RangeItems&);
 /// Consecutive items of a job that travel together.
 struct Piece {
   std::uint64_t first = 0;
-  std::uint64_t count = 0;    ///< 0: the input is exhausted
-  bool starts_chunk = true;   ///< counts as a task for maxtasksperchild
-  bool last = false;          ///< nothing follows: saves asking once more
+  std::uint64_t count = 0;   ///< 0: the input is exhausted
+  bool starts_chunk = true;  ///< counts as a task for maxtasksperchild
+  bool last = false;         ///< nothing follows: saves asking once more
 };
 
 /// Who ran a piece, for Outcome.
@@ -59,11 +58,11 @@ struct JobSettings {
   int retries = 0;
   int priority = 0;
   int node = -1;
-  bool caller_feeds = false;     ///< the input may only be read on the thread that made the job
-  bool asynchronous = false;     ///< nobody need be waiting: results are collected in the background
-  std::uint64_t total = 0;       ///< items, 0 if not known
-  std::uint64_t chunk = 1;       ///< items per piece, for the joblog
-  std::uint64_t signature = 0;   ///< of function and types, for the joblog
+  bool caller_feeds = false;    ///< the input may only be read on the thread that made the job
+  bool asynchronous = false;    ///< nobody need be waiting: results are collected in the background
+  std::uint64_t total = 0;      ///< items, 0 if not known
+  std::uint64_t chunk = 1;      ///< items per piece, for the joblog
+  std::uint64_t signature = 0;  ///< of function and types, for the joblog
   ProgressSink progress{};
   std::string joblog{};
   bool resume = false;
@@ -80,7 +79,8 @@ class Job {
 
   /// Encodes the next piece. An empty piece ends the input. May throw: see `fail_source`.
   virtual Piece feed(wire::Writer& out) = 0;
-  /// Passes over a piece whose results are known already (from a joblog): as feed, without encoding.
+  /// Passes over a piece whose results are known already (from a joblog): as feed, without
+  /// encoding.
   virtual Piece skip() = 0;
   /// Bytes of arena to reserve behind the payload of `piece` for its reply.
   [[nodiscard]] virtual std::size_t reply_bytes(const Piece&) const { return 0; }
@@ -135,9 +135,9 @@ class Job {
   bool completing_ = false;
   bool done_ = false;
   bool abandoned_ = false;
-  bool reading_ = false;  ///< its owner is in read()
+  bool reading_ = false;          ///< its owner is in read()
   std::uintptr_t reporting_ = 0;  ///< thread_token() of the thread in its progress sink
-  std::uintptr_t owner_ = 0;      ///< thread_token() of the thread that made it or waited for it last
+  std::uintptr_t owner_ = 0;  ///< thread_token() of the thread that made it or waited for it last
   Timeout::Clock::time_point started_{};
   std::shared_ptr<class Joblog> log_{};
   Timeout::Clock::time_point last_progress_{};

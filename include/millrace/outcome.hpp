@@ -1,16 +1,15 @@
 // What became of one item when every item runs: `{.on_error = mp::collect}`.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <exception>
+#include <millrace/errors.hpp>
+#include <millrace/none.hpp>
 #include <optional>
 #include <type_traits>
 #include <utility>
-
-#include <sys/types.h>
-
-#include <millrace/errors.hpp>
-#include <millrace/none.hpp>
 
 namespace millrace {
 

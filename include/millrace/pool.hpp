@@ -7,6 +7,14 @@
 #include <functional>
 #include <iosfwd>
 #include <memory>
+#include <millrace/async_result.hpp>
+#include <millrace/bulk_jobs.hpp>
+#include <millrace/callable.hpp>
+#include <millrace/errors.hpp>
+#include <millrace/job.hpp>
+#include <millrace/pool_calls.hpp>
+#include <millrace/pool_jobs.hpp>
+#include <millrace/pool_options.hpp>
 #include <ranges>
 #include <span>
 #include <string>
@@ -14,14 +22,6 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <millrace/async_result.hpp>
-#include <millrace/callable.hpp>
-#include <millrace/errors.hpp>
-#include <millrace/job.hpp>
-#include <millrace/pool_calls.hpp>
-#include <millrace/pool_jobs.hpp>
-#include <millrace/pool_options.hpp>
 
 namespace millrace {
 
@@ -39,8 +39,7 @@ class Pool : public runtime::PoolCalls<Pool> {
   /// `processes` workers; each runs init(args...) first. ValueError when processes < 1.
   template <class... A>
   explicit Pool(std::integral auto processes, A&&... init_and_arguments)
-      : Pool(PoolOptions{.processes = to_int(processes)},
-             std::forward<A>(init_and_arguments)...) {}
+      : Pool(PoolOptions{.processes = to_int(processes)}, std::forward<A>(init_and_arguments)...) {}
   explicit Pool(const PoolOptions& options) : core_(runtime::PoolCore::make(options, {})) {}
   template <class F, class... A>
   Pool(const PoolOptions& options, F&& init, A&&... arguments)

@@ -6,15 +6,14 @@
 #include <concepts>
 #include <cstddef>
 #include <initializer_list>
+#include <millrace/callable.hpp>
+#include <millrace/pool_entries.hpp>
+#include <millrace/pool_options.hpp>
 #include <ranges>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <millrace/callable.hpp>
-#include <millrace/pool_entries.hpp>
-#include <millrace/pool_options.hpp>
 
 namespace millrace::runtime {
 
@@ -28,7 +27,7 @@ struct ResultOf {
   using type = NoneType;
 };
 template <class F, class V>
-  requires wire::CallableWith<F, V>
+requires wire::CallableWith<F, V>
 struct ResultOf<F, V> {
   using type = arrival_t<F, V>;
 };
@@ -71,8 +70,7 @@ class PoolCalls {
   /// Runs f(args...) in a worker and gives its result; rethrows what it threw. Blocks.
   /// Python: Pool.apply.
   template <class F, class... A>
-    requires(!std::same_as<std::remove_cvref_t<F>, TaskOptions>)
-  auto apply(F&& f, A&&... arguments) {
+  requires(!std::same_as<std::remove_cvref_t<F>, TaskOptions>) auto apply(F&& f, A&&... arguments) {
     return self().do_apply(TaskOptions{}, std::forward<F>(f), std::forward<A>(arguments)...);
   }
   template <class F, class... A>
@@ -81,23 +79,21 @@ class PoolCalls {
   }
   /// Starts f(args...) in a worker. Python: Pool.apply_async.
   template <class F, class... A>
-    requires wire::CallableWith<std::decay_t<F>, wire::travel_t<A>...>
+  requires wire::CallableWith<std::decay_t<F>, wire::travel_t<A>...>
   auto apply_async(F&& f, A&&... arguments) {
-    return self().do_apply_async(
-        ApplyOptions<arrival_t<std::decay_t<F>, wire::travel_t<A>...>>{},
-        std::forward<F>(f), std::forward<A>(arguments)...);
+    return self().do_apply_async(ApplyOptions<arrival_t<std::decay_t<F>, wire::travel_t<A>...>>{},
+                                 std::forward<F>(f), std::forward<A>(arguments)...);
   }
   template <class F, class... A>
-  auto apply_async(
-      const ApplyOptions<arrival_t<std::decay_t<F>, wire::travel_t<A>...>>& options,
-      F&& f, A&&... arguments) {
+  auto apply_async(const ApplyOptions<arrival_t<std::decay_t<F>, wire::travel_t<A>...>>& options,
+                   F&& f, A&&... arguments) {
     return self().do_apply_async(options, std::forward<F>(f), std::forward<A>(arguments)...);
   }
 
   // map
 
-  /// f on every item, in parallel; the results in input order. Blocks; rethrows the first failure to
-  /// arrive once every chunk has ended. Python: Pool.map.
+  /// f on every item, in parallel; the results in input order. Blocks; rethrows the first failure
+  /// to arrive once every chunk has ended. Python: Pool.map.
   template <class F, Input R>
   auto map(F f, R&& items, const MapOptions& options = {}) {
     return self().template do_map<CallItem>(std::move(f), std::forward<R>(items), options);
@@ -192,8 +188,7 @@ class PoolCalls {
   }
   template <class F, Input R>
   auto imap_unordered(F f, R&& items, std::integral auto chunksize) {
-    return imap_unordered(std::move(f), std::forward<R>(items),
-                          MapOptions{.chunksize = chunksize});
+    return imap_unordered(std::move(f), std::forward<R>(items), MapOptions{.chunksize = chunksize});
   }
   template <class F, class T>
   auto imap_unordered(F f, std::initializer_list<T> items, const MapOptions& options = {}) {

@@ -3,14 +3,13 @@
 
 #include <exception>
 #include <memory>
+#include <millrace/pool.hpp>
 #include <optional>
 #include <ranges>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <millrace/pool.hpp>
 
 namespace millrace {
 namespace runtime {
@@ -58,8 +57,7 @@ auto items_of(R&& items) {
 
 /// Bulk: bytes in, bytes out, no encoding.
 template <class R, class V>
-concept BulkInput =
-    std::ranges::contiguous_range<R> && std::ranges::sized_range<R> &&
+concept BulkInput = std::ranges::contiguous_range<R> && std::ranges::sized_range<R> &&
     std::same_as<std::ranges::range_value_t<R>, V> && wire::kBitwise<V> &&
     std::is_default_constructible_v<V>;
 template <class R>
@@ -87,13 +85,14 @@ auto Pool::start_apply(const Options& options, bool asynchronous, F&& f, A&&... 
   (void)wire::check_sendable<Fn>();
   (void)(wire::check_serializable<wire::travel_t<A>>() && ... && true);
   (void)wire::check_serializable<runtime::Valued<R>>();
-  runtime::JobSettings made{.entry = runtime::entry_id<runtime::ApplyEntry<Fn, wire::travel_t<A>...>>(),
-                            .timeout = options.timeout,
-                            .retries = options.retries,
-                            .priority = options.priority,
-                            .node = options.node,
-                            .asynchronous = asynchronous,
-                            .total = 1};
+  runtime::JobSettings made{
+      .entry = runtime::entry_id<runtime::ApplyEntry<Fn, wire::travel_t<A>...>>(),
+      .timeout = options.timeout,
+      .retries = options.retries,
+      .priority = options.priority,
+      .node = options.node,
+      .asynchronous = asynchronous,
+      .total = 1};
   core().check_running();
   auto job = std::make_shared<runtime::ApplyJob<R, Fn, wire::travel_t<A>...>>(
       std::move(made), std::forward<F>(f), wire::travel_t<A>(std::forward<A>(arguments))...);
@@ -165,8 +164,8 @@ auto Pool::do_collect(F f, R&& items, const CollectOptions& options) {
   auto source = runtime::items_of<V, false>(std::forward<R>(items));
   using Source = runtime::ItemSource<decltype(source), V>;
   std::uint64_t chunk = 1;
-  auto made = map_settings<runtime::OutcomeEntry<Caller, F, V>>(options, Source::size_of(source),
-                                                                chunk);
+  auto made =
+      map_settings<runtime::OutcomeEntry<Caller, F, V>>(options, Source::size_of(source), chunk);
   auto job = std::make_shared<runtime::CollectJob<decltype(source), V, Item>>(
       std::move(made), std::move(source),
       runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
@@ -221,14 +220,15 @@ auto Pool::do_imap(F f, R&& items, const Options& options, bool ordered) {
   // An rvalue range is kept, an lvalue one referred to.
   using Source = std::conditional_t<std::is_lvalue_reference_v<R>, std::remove_reference_t<R>*,
                                     std::remove_cvref_t<R>>;
-  auto made = settings(options, runtime::entry_id<runtime::OutcomeEntry<runtime::CallItem, F, V>>());
+  auto made =
+      settings(options, runtime::entry_id<runtime::OutcomeEntry<runtime::CallItem, F, V>>());
   made.caller_feeds = true;
   const std::uint64_t chunk = runtime::chunk_of(options.chunksize, 0, core().workers(), 1);
   made.chunk = chunk;
   made.signature = wire::type_hash<runtime::OutcomeEntry<runtime::CallItem, F, V>>();
-  const std::uint64_t window =
-      options.window != 0 ? runtime::larger(options.window, chunk)
-                          : 16 * static_cast<std::uint64_t>(core().workers()) * chunk;
+  const std::uint64_t window = options.window != 0
+                                   ? runtime::larger(options.window, chunk)
+                                   : 16 * static_cast<std::uint64_t>(core().workers()) * chunk;
   auto make_job = [&](Source source) {
     return std::make_shared<runtime::ImapJob<Source, V, runtime::Valued<Item>>>(
         std::move(made), std::move(source), chunk, window, ordered);
@@ -257,16 +257,16 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
                 "millrace: the function's result does not convert to the output's element type");
   const auto size = static_cast<std::uint64_t>(std::ranges::size(in));
   if (size != std::ranges::size(out)) {
-    throw ValueError("map_into: the input has " + std::to_string(size) +
-                     " items and the output " + std::to_string(std::ranges::size(out)) +
-                     "; they must be of one size");
+    throw ValueError("map_into: the input has " + std::to_string(size) + " items and the output " +
+                     std::to_string(std::ranges::size(out)) + "; they must be of one size");
   }
   const auto in_begin = reinterpret_cast<std::uintptr_t>(std::ranges::data(in));
   const auto out_begin = reinterpret_cast<std::uintptr_t>(std::ranges::data(out));
   if (options.retries > 0 && in_begin < out_begin + size * sizeof(R) &&
       out_begin < in_begin + size * sizeof(V)) {
-    throw ValueError("map_into: what is written in place cannot be tried again; retries needs an "
-                     "output of its own");
+    throw ValueError(
+        "map_into: what is written in place cannot be tried again; retries needs an "
+        "output of its own");
   }
   core().check_running();
   if constexpr (wire::kBitwise<V> && wire::kBitwise<R> && std::is_default_constructible_v<V>) {
@@ -275,8 +275,9 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
     if (shared || core().reaches_private_memory()) {
       const runtime::IntoPlace place{reinterpret_cast<std::uint64_t>(std::ranges::data(in)),
                                      reinterpret_cast<std::uint64_t>(std::ranges::data(out))};
-      run_range(f, shared ? runtime::entry_id<runtime::MapIntoEntry<F, V, R>>()
-                          : runtime::entry_id<runtime::MapIntoPrivateEntry<F, V, R>>(),
+      run_range(f,
+                shared ? runtime::entry_id<runtime::MapIntoEntry<F, V, R>>()
+                       : runtime::entry_id<runtime::MapIntoPrivateEntry<F, V, R>>(),
                 {.first = 0, .last = size}, options,
                 std::span(reinterpret_cast<const std::byte*>(&place), sizeof place));
       return;
@@ -289,9 +290,9 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
 
 template <class F>
 void Pool::parallel_for(std::uint64_t first, std::uint64_t last, F f, const MapOptions& options) {
-  static_assert(std::is_invocable_v<F&, std::size_t> ||
-                    std::is_invocable_v<F&, std::size_t, std::size_t>,
-                "millrace: parallel_for calls f(i), or f(first, last) once per chunk");
+  static_assert(
+      std::is_invocable_v<F&, std::size_t> || std::is_invocable_v<F&, std::size_t, std::size_t>,
+      "millrace: parallel_for calls f(i), or f(first, last) once per chunk");
   (void)wire::check_sendable<F>();
   run_range(f, runtime::entry_id<runtime::ParallelForEntry<F>>(), {.first = first, .last = last},
             options, {});
@@ -334,8 +335,8 @@ T Pool::reduce(F f, Combine combine, T init, R&& items, const MapOptions& option
   const std::uint64_t size = Source::size_of(source);
   std::uint64_t chunk = 1;
   auto made = map_settings<Entry>(options, size, chunk);
-  auto job = std::make_shared<runtime::ReduceJob<decltype(source), V, T>>(std::move(made),
-                                                                          source, chunk);
+  auto job =
+      std::make_shared<runtime::ReduceJob<decltype(source), V, T>>(std::move(made), source, chunk);
   if constexpr (runtime::BulkInput<Range, V>) {
     job->contiguous(std::ranges::data(items), sizeof(V));
   }

@@ -5,6 +5,12 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <millrace/callable.hpp>
+#include <millrace/errors.hpp>
+#include <millrace/job.hpp>
+#include <millrace/none.hpp>
+#include <millrace/outcome.hpp>
+#include <millrace/serialize.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,13 +18,6 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <millrace/callable.hpp>
-#include <millrace/errors.hpp>
-#include <millrace/job.hpp>
-#include <millrace/none.hpp>
-#include <millrace/outcome.hpp>
-#include <millrace/serialize.hpp>
 
 namespace millrace::runtime {
 
@@ -285,7 +284,8 @@ struct MapIntoEntry {
 /// map_into over the parent's private memory, which the worker reads and writes block by block.
 template <class F, class V, class R>
 struct MapIntoPrivateEntry {
-  static constexpr std::uint64_t kBlock = 64 * 1024 / (sizeof(V) > sizeof(R) ? sizeof(V) : sizeof(R)) + 1;
+  static constexpr std::uint64_t kBlock =
+      64 * 1024 / (sizeof(V) > sizeof(R) ? sizeof(V) : sizeof(R)) + 1;
   static void run(const RangeItems& items) {
     IntoPlace place;
     std::memcpy(&place, items.context.data(), sizeof place);

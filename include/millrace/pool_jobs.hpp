@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <millrace/job.hpp>
+#include <millrace/outcome.hpp>
+#include <millrace/pool_entries.hpp>
 #include <optional>
 #include <ranges>
 #include <span>
@@ -13,10 +16,6 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <millrace/job.hpp>
-#include <millrace/outcome.hpp>
-#include <millrace/pool_entries.hpp>
 
 namespace millrace::runtime {
 
@@ -65,7 +64,8 @@ class Chunker {
 template <class... F>
 class JobContext {
  public:
-  explicit JobContext(const F&... callables) : JobContext(std::span<const std::byte>(), callables...) {}
+  explicit JobContext(const F&... callables)
+      : JobContext(std::span<const std::byte>(), callables...) {}
   explicit JobContext(std::span<const std::byte> prefix, const F&... callables)
       : parcels_(callables...) {
     writer_.write(prefix.data(), prefix.size());
@@ -155,7 +155,8 @@ class ApplyJob final : public ResultJob<Valued<R>> {
   bool fed_ = false;
 };
 
-/// Where the items of a map come from: a random-access range that outlives the job or is kept by it.
+/// Where the items of a map come from: a random-access range that outlives the job or is kept by
+/// it.
 template <class Items, class V>
 class ItemSource {
  public:
@@ -193,10 +194,9 @@ class ItemSource {
 /// map over encoded items, in input order. Items is a container, or a pointer to one that the
 /// blocked caller keeps.
 template <class Items, class V, class R>
-class MapJob final : public ResultJob<std::conditional_t<std::is_void_v<R>, NoneType,
-                                                         std::vector<Valued<R>>>> {
-  using Base =
-      ResultJob<std::conditional_t<std::is_void_v<R>, NoneType, std::vector<Valued<R>>>>;
+class MapJob final
+    : public ResultJob<std::conditional_t<std::is_void_v<R>, NoneType, std::vector<Valued<R>>>> {
+  using Base = ResultJob<std::conditional_t<std::is_void_v<R>, NoneType, std::vector<Valued<R>>>>;
   using Result = std::conditional_t<std::is_void_v<R>, NoneType, std::vector<Valued<R>>>;
 
  public:
@@ -301,290 +301,6 @@ class CollectJob final : public ResultJob<std::vector<Outcome<R>>> {
   std::uint64_t next_ = 0;
   std::vector<std::optional<Outcome<R>>> found_;
   std::vector<Outcome<R>> result_;
-};
-
-/// How much of a bulk input travels at once: it stays in the second-level cache on its way.
-inline constexpr std::uint64_t kBulkBytes = 120 * 1024;
-
-/// map over contiguous trivially copyable items: bytes out, bytes back, appended in input order.
-/// Keeper owns the items where the caller does not.
-template <class V, class R, class Keeper>
-class BulkMapJob final : public ResultJob<std::conditional_t<std::is_void_v<R>, NoneType,
-                                                             std::vector<Valued<R>>>> {
-  using Result = std::conditional_t<std::is_void_v<R>, NoneType, std::vector<Valued<R>>>;
-  using Item = Valued<R>;
-
- public:
-  BulkMapJob(JobSettings settings, const V* items, std::uint64_t size, Chunker chunker)
-      : ResultJob<Result>(std::move(settings)), items_(items), size_(size), chunker_(chunker) {
-    this->settings_.total = size_;
-    in_place_ = in_arena(items_, size_ * sizeof(V));
-    if constexpr (!std::is_void_v<R>) result_.reserve(size_);
-  }
-  /// Keeps what the items lie in.
-  void keep(Keeper keeper) { keeper_ = std::move(keeper); }
-  [[nodiscard]] bool in_place() const noexcept { return in_place_; }
-
-  Piece feed(wire::Writer& out) override {
-    const Piece piece = skip();
-    if (piece.count == 0) return piece;
-    out.put(piece.count);
-    if (in_place_) {
-      out.put(reinterpret_cast<std::uint64_t>(items_ + piece.first));
-    } else {
-      out.write(items_ + piece.first, piece.count * sizeof(V));
-    }
-    return piece;
-  }
-  Piece skip() override {
-    if (chunk_end_ == next_) chunk_end_ += chunker_.next(size_ - next_);
-    const std::uint64_t widest = larger(sizeof(V), sizeof(Item));
-    const Piece piece{
-        .first = next_,
-        .count = smaller(chunk_end_ - next_, larger(1, kBulkBytes / widest)),
-        .starts_chunk = chunk_begin_ == next_};
-    next_ += piece.count;
-    if (next_ == chunk_end_) chunk_begin_ = next_;
-    return piece;
-  }
-  std::size_t reply_bytes(const Piece& piece) const override { return piece.count * sizeof(Item); }
-  void deliver(const Piece& piece, wire::Reader& reply, const PieceReport&) override {
-    if constexpr (!std::is_void_v<R>) {
-      if (this->error_) return;
-      const std::byte* bytes = reply.skip(piece.count * sizeof(R));
-      if (piece.first != appended_) {
-        later_.put(piece.first, std::vector<std::byte>(bytes, bytes + piece.count * sizeof(R)));
-        return;
-      }
-      append(bytes, piece.count);
-      while (const auto part = later_.take(appended_)) append(part->data(), part->size() / sizeof(R));
-    }
-  }
-  Result& result() override { return result_; }
-
- private:
-  void append(const std::byte* bytes, std::uint64_t count) {
-    if constexpr (std::same_as<R, bool>) {
-      for (std::uint64_t i = 0; i < count; ++i) result_.push_back(bytes[i] != std::byte{0});
-    } else if constexpr (!std::is_void_v<R>) {
-      // Trivially copyable objects: their bytes are they.
-      const auto* values = reinterpret_cast<const R*>(bytes);
-      result_.insert(result_.end(), values, values + count);
-    }
-    appended_ += count;
-  }
-
-  const V* items_;
-  std::uint64_t size_;
-  Chunker chunker_;
-  bool in_place_ = false;
-  Keeper keeper_{};
-  std::uint64_t next_ = 0;
-  std::uint64_t chunk_begin_ = 0;
-  std::uint64_t chunk_end_ = 0;
-  std::uint64_t appended_ = 0;
-  Result result_{};
-  EarlyParts<std::vector<std::byte>> later_;
-};
-
-/// reduce: partial results of chunks, combined in item order at the end.
-template <class Items, class V, class T>
-class ReduceJob final : public ResultJob<std::vector<std::optional<T>>> {
- public:
-  ReduceJob(JobSettings settings, Items items, std::uint64_t chunk)
-      : ResultJob<std::vector<std::optional<T>>>(std::move(settings)),
-        source_(std::move(items)),
-        chunk_(chunk) {
-    size_ = source_.size();
-    this->settings_.total = size_;
-    parts_.resize((size_ + chunk_ - 1) / chunk_);
-  }
-  /// The items also lie contiguously at `data`: they need not be encoded.
-  void contiguous(const void* data, std::size_t item_bytes) {
-    data_ = static_cast<const std::byte*>(data);
-    item_bytes_ = item_bytes;
-    in_place_ = in_arena(data, size_ * item_bytes);
-  }
-  Piece feed(wire::Writer& out) override {
-    const Piece piece = skip();
-    if (piece.count == 0) return piece;
-    out.put(piece.count);
-    out.put(static_cast<std::uint8_t>(data_ != nullptr));
-    if (data_ == nullptr) {
-      source_.encode(out, piece.first, piece.count);
-      return piece;
-    }
-    const std::byte* from = data_ + piece.first * item_bytes_;
-    out.put(in_place_ ? reinterpret_cast<std::uint64_t>(from) : std::uint64_t{0});
-    if (!in_place_) out.write(from, piece.count * item_bytes_);
-    return piece;
-  }
-  Piece skip() override {
-    const Piece piece{.first = next_, .count = smaller(chunk_, size_ - next_)};
-    next_ += piece.count;
-    return piece;
-  }
-  void deliver(const Piece& piece, wire::Reader& reply, const PieceReport&) override {
-    parts_[piece.first / chunk_].emplace(wire::decode<T>(reply));
-  }
-  std::vector<std::optional<T>>& result() override { return parts_; }
-
- private:
-  ItemSource<Items, V> source_;
-  std::uint64_t chunk_;
-  const std::byte* data_ = nullptr;
-  std::size_t item_bytes_ = 0;
-  bool in_place_ = false;
-  std::uint64_t size_ = 0;
-  std::uint64_t next_ = 0;
-  std::vector<std::optional<T>> parts_;
-};
-
-/// imap: reads its input lazily, at most `window` items ahead of the reader.
-template <class R>
-class ImapJobBase : public Job {
- public:
-  ImapJobBase(JobSettings settings, std::uint64_t window, bool ordered)
-      : Job(std::move(settings)), window_(window), ordered_(ordered) {}
-
-  [[nodiscard]] bool window_full() const override { return fed_ - taken_ >= window_; }
-  [[nodiscard]] bool window_half_full() const override { return fed_ - taken_ > window_ / 2; }
-  void unbound() override { window_ = UINT64_MAX; }
-  [[nodiscard]] bool ready() const override { return has_next() || done(); }
-  void deliver(const Piece& piece, wire::Reader& reply, const PieceReport& report) override {
-    std::uint64_t taken = 0;
-    try {
-      for (; taken < piece.count; ++taken) {
-        put(piece.first + taken, take_outcome<R>(reply, report.pid));
-      }
-    } catch (...) {  // a result that cannot be rebuilt, and where the next begins is not known
-      fail({.first = piece.first + taken, .count = piece.count - taken}, std::current_exception());
-    }
-  }
-  void fail(const Piece& piece, const std::exception_ptr& error) override {
-    if (piece.count == 0) source_error_ = error;
-    for (std::uint64_t i = 0; i < piece.count; ++i) {
-      put(piece.first + i, Outcome<R>(error, typename Outcome<R>::Facts{}));
-    }
-  }
-
-  /// True when an item can be taken now.
-  [[nodiscard]] bool has_next() const {
-    return head_ < arrived_.size() && arrived_[head_].has_value();
-  }
-  /// Takes the next item; nullopt at the end. Throws what the source threw, once, at its place.
-  std::optional<Outcome<R>> take() {
-    if (!has_next()) {
-      if (source_error_) std::rethrow_exception(std::exchange(source_error_, nullptr));
-      return std::nullopt;
-    }
-    std::optional<Outcome<R>> item = std::exchange(arrived_[head_], std::nullopt);
-    ++taken_;
-    if (++head_ == arrived_.size() || head_ >= 4096) {
-      arrived_.erase(arrived_.begin(), arrived_.begin() + static_cast<std::ptrdiff_t>(head_));
-      head_ = 0;
-    }
-    return item;
-  }
-
- protected:
-  std::uint64_t fed_ = 0;
-  std::uint64_t window_;
-
- private:
-  void put(std::uint64_t index, Outcome<R> outcome) {
-    if (!ordered_) {
-      arrived_.emplace_back(std::move(outcome));
-      return;
-    }
-    const std::uint64_t at = index - taken_ + head_;
-    if (arrived_.size() <= at) arrived_.resize(at + 1);
-    arrived_[at].emplace(std::move(outcome));
-  }
-
-  std::uint64_t taken_ = 0;
-  bool ordered_;
-  std::vector<std::optional<Outcome<R>>> arrived_;  ///< from head_ on: in order, or as they came
-  std::size_t head_ = 0;
-  std::exception_ptr source_error_;
-};
-
-/// imap over any input range. Source is the range itself, or a pointer to the caller's.
-template <class Source, class V, class R>
-class ImapJob final : public ImapJobBase<R> {
- public:
-  ImapJob(JobSettings settings, Source source, std::uint64_t chunk, std::uint64_t window,
-          bool ordered)
-      : ImapJobBase<R>(std::move(settings), window, ordered),
-        source_(std::move(source)),
-        chunk_(chunk) {}
-
-  ~ImapJob() override { scratch_.revert(0); }
-
-  /// Reads up to a chunk of items. An item is encoded when it is read: what a generator hands out
-  /// need not outlive its next step.
-  void read() override {
-    try {
-      if (!at_) {
-        at_.emplace(std::ranges::begin(range()));
-        fresh_ = true;
-      }
-      while (!error_ && waiting_ < chunk_ && next()) ++waiting_;
-    } catch (...) {
-      error_ = std::current_exception();  // what was read before is still delivered
-    }
-    has_read_ = true;
-  }
-  [[nodiscard]] bool has_read() const override { return has_read_; }
-
-  Piece feed(wire::Writer& out) override {
-    if (waiting_ != 0) {
-      out.put(waiting_);
-      out.append(scratch_);
-    }
-    return skip();
-  }
-  Piece skip() override {
-    if (waiting_ == 0 && error_) std::rethrow_exception(std::exchange(error_, nullptr));
-    const Piece piece{.first = this->fed_, .count = std::exchange(waiting_, 0)};
-    scratch_.revert(0);
-    this->fed_ += piece.count;
-    has_read_ = error_ != nullptr;
-    return piece;
-  }
-
- private:
-  auto& range() {
-    if constexpr (std::is_pointer_v<Source>) {
-      return *source_;
-    } else {
-      return source_;
-    }
-  }
-  // Encodes the next item; false at the end.
-  bool next() {
-    if (!fresh_) ++*at_;
-    fresh_ = true;  // the increment is done, even if what follows throws
-    if (*at_ == std::ranges::end(range())) return false;
-    const std::size_t before = scratch_.size();
-    try {
-      wire::encode(scratch_, V(**at_));
-    } catch (...) {
-      scratch_.revert(before);
-      throw;
-    }
-    fresh_ = false;
-    return true;
-  }
-
-  Source source_;
-  std::uint64_t chunk_;
-  std::optional<std::ranges::iterator_t<std::remove_pointer_t<Source>>> at_;
-  bool fresh_ = false;      ///< the iterator stands on an item that was not read
-  bool has_read_ = false;
-  std::uint64_t waiting_ = 0;  ///< items in scratch_
-  std::exception_ptr error_;   ///< thrown by the source behind them
-  wire::Writer scratch_;
 };
 
 }  // namespace millrace::runtime

@@ -8,15 +8,14 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <millrace/affinity.hpp>
+#include <millrace/none.hpp>
+#include <millrace/timeout.hpp>
 #include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
-
-#include <millrace/affinity.hpp>
-#include <millrace/none.hpp>
-#include <millrace/timeout.hpp>
 
 namespace millrace {
 
@@ -50,8 +49,8 @@ class Chunksize {
 
 /// How far a job has come.
 struct Progress {
-  std::uint64_t done = 0;                    ///< items finished
-  std::uint64_t total = 0;                   ///< items in all; 0 when not known
+  std::uint64_t done = 0;                   ///< items finished
+  std::uint64_t total = 0;                  ///< items in all; 0 when not known
   std::chrono::duration<double> elapsed{};  ///< seconds since the job began
 };
 
@@ -79,12 +78,12 @@ inline constexpr collect_t collect = collect_t::make();
 
 /// PoolOptions::processes and friends. Python: the arguments of multiprocessing.Pool.
 struct PoolOptions {
-  std::optional<int> processes{};          ///< workers; default usable_cpu_count()
-  std::optional<int> maxtasksperchild{};   ///< tasks a worker runs before it is replaced
-  std::optional<affinity::Binding> bind{}; ///< where workers run; see affinity.hpp
-  Context* context = nullptr;              ///< start method; default the program's
-  int cores_per_worker = 1;                ///< cores each worker is bound to
-  std::string trace{};                     ///< file for a Chrome trace of all tasks
+  std::optional<int> processes{};           ///< workers; default usable_cpu_count()
+  std::optional<int> maxtasksperchild{};    ///< tasks a worker runs before it is replaced
+  std::optional<affinity::Binding> bind{};  ///< where workers run; see affinity.hpp
+  Context* context = nullptr;               ///< start method; default the program's
+  int cores_per_worker = 1;                 ///< cores each worker is bound to
+  std::string trace{};                      ///< file for a Chrome trace of all tasks
 };
 
 /// Options of Pool::apply.
@@ -101,15 +100,14 @@ class Callback {
  public:
   Callback() = default;
   template <class C>
-    requires(!std::same_as<std::decay_t<C>, Callback> && std::invocable<C&, const R&>)
-  Callback(C callable) : call_(std::move(callable)) {}  // NOLINT(google-explicit-constructor)
+  requires(!std::same_as<std::decay_t<C>, Callback> && std::invocable<C&, const R&>)
+      Callback(C callable)
+      : call_(std::move(callable)) {}  // NOLINT(google-explicit-constructor)
   template <class C>
-    requires(!std::same_as<std::decay_t<C>, Callback> && !std::invocable<C&, const R&> &&
-             std::invocable<C&, R>)
-  Callback(C callable)  // NOLINT(google-explicit-constructor): takes the result by value
-      : call_([callable = std::move(callable)](const R& result) mutable {
-          callable(R(result));
-        }) {}
+  requires(!std::same_as<std::decay_t<C>, Callback> && !std::invocable<C&, const R&> &&
+           std::invocable<C&, R>)
+      Callback(C callable)  // NOLINT(google-explicit-constructor): takes the result by value
+      : call_([callable = std::move(callable)](const R& result) mutable { callable(R(result)); }) {}
 
   explicit operator bool() const noexcept { return static_cast<bool>(call_); }
   void operator()(const R& result) const { call_(result); }
@@ -123,12 +121,13 @@ class Callback<void> {
  public:
   Callback() = default;
   template <class C>
-    requires(!std::same_as<std::decay_t<C>, Callback> && std::invocable<C&>)
-  Callback(C callable) : call_(std::move(callable)) {}  // NOLINT(google-explicit-constructor)
+  requires(!std::same_as<std::decay_t<C>, Callback> && std::invocable<C&>) Callback(C callable)
+      : call_(std::move(callable)) {}  // NOLINT(google-explicit-constructor)
   template <class C>
-    requires(!std::same_as<std::decay_t<C>, Callback> && !std::invocable<C&> &&
-             std::invocable<C&, NoneType>)
-  Callback(C callable)  // NOLINT(google-explicit-constructor): a generic callback of one argument
+  requires(!std::same_as<std::decay_t<C>, Callback> && !std::invocable<C&> &&
+           std::invocable<C&, NoneType>)
+      Callback(
+          C callable)  // NOLINT(google-explicit-constructor): a generic callback of one argument
       : call_([callable = std::move(callable)]() mutable { callable(None); }) {}
 
   explicit operator bool() const noexcept { return static_cast<bool>(call_); }
@@ -232,7 +231,7 @@ struct WorkerStats {
   std::chrono::duration<double> busy{};
   std::chrono::duration<double> idle{};
   std::vector<std::uint64_t> steals_by_distance{};  ///< [0] own node, [1] the nearest other, ...
-  std::uint64_t bytes = 0;  ///< payload taken in and results given out
+  std::uint64_t bytes = 0;                          ///< payload taken in and results given out
 };
 
 }  // namespace millrace

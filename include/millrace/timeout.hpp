@@ -33,7 +33,8 @@ class Timeout {
   [[nodiscard]] Clock::time_point deadline() const noexcept {
     if (infinite()) return Clock::time_point::max();
     const auto now = Clock::now();
-    return duration() > Clock::time_point::max() - now ? Clock::time_point::max() : now + duration();
+    const bool beyond = duration() > Clock::time_point::max() - now;
+    return beyond ? Clock::time_point::max() : now + duration();
   }
 
  private:

@@ -1,10 +1,8 @@
 // Pool: what goes wrong, and how it is told. PYTHON.md O02, O04, O10-O13, O20, O21, and CPython's
 // _TestPool.test_traceback, test_wrapped_exception, test_map_unplicklable, test_release_task_refs,
 // test_terminate, TestPoolNotLeakOnFailure.
-#include <sys/resource.h>
-#include <sys/wait.h>
-
 #include <memory>
+#include <millrace/cereal.hpp>
 #include <millrace/exceptions.hpp>
 #include <millrace/logging.hpp>
 #include <millrace/pool.hpp>
@@ -200,77 +198,6 @@ TEST_P(PoolErrors, AnArgumentThatCannotTravelFailsItsCall) {
   EXPECT_EQ(pool.apply(take, Stubborn{}), false);
 }
 
-template <class Call>
-mp::WorkerLost loss_of(Call call) {
-  try {
-    call();
-  } catch (const mp::WorkerLost& lost) {
-    return lost;
-  }
-  ADD_FAILURE() << "no WorkerLost";
-  return {0, 0, false, 0, 0};
-}
-
-// beyond: Python's pool loses such a task and hangs
-TEST_P(PoolErrors, ATaskThatEndsItsWorkerIsWorkerLost) {
-  mp::Pool pool(workers());
-  EXPECT_EQ(loss_of([&] { pool.apply([] { throw mp::SystemExit(3); }); }).exitcode(), 3);
-  EXPECT_EQ(loss_of([&] { pool.apply([] { std::exit(4); }); }).exitcode(), 4);
-  EXPECT_EQ(loss_of([&] { pool.apply([] { ::_exit(5); }); }).exitcode(), 5);
-  EXPECT_EQ(loss_of([&] { pool.apply([] { ::raise(SIGKILL); }); }).exitcode(), -SIGKILL);
-  EXPECT_EQ(loss_of([&] { pool.apply([] { ::abort(); }); }).exitcode(), -SIGABRT);
-  const auto lost = loss_of([&] {
-    pool.map(
-        [](int x) {
-          if (x == 5) ::_exit(7);
-          return x;
-        },
-        numbers(12), 3);
-  });
-  EXPECT_EQ(lost.exitcode(), 7);
-  EXPECT_EQ(lost.first(), 3U);
-  EXPECT_EQ(lost.last(), 5U);
-  EXPECT_GT(lost.pid(), 0);
-  EXPECT_FALSE(lost.oom());
-  const auto range = loss_of([&] {
-    pool.parallel_for(10, 110,
-                      [](std::size_t i) {
-                        if (i == 50) ::_exit(8);
-                      },
-                      {.chunksize = 4});
-  });
-  EXPECT_EQ(range.exitcode(), 8);
-  EXPECT_EQ(range.first(), 50U);
-  EXPECT_EQ(range.last(), 53U);
-  const auto in_imap = loss_of([&] {
-    for (const int x : pool.imap(
-             [](int i) {
-               if (i == 2) throw mp::SystemExit(6);
-               return i;
-             },
-             numbers(9)))
-      (void)x;
-  });
-  EXPECT_EQ(in_imap.exitcode(), 6);
-  EXPECT_EQ(in_imap.first(), 2U);
-  EXPECT_EQ(pool.map(square, numbers(50), 1), apply_here(square, numbers(50)));
-}
-
-// the rest of the job completes
-TEST_P(PoolErrors, ALostWorkerTakesOnlyItsChunkAlong) {
-  mp::Pool pool(workers());
-  const auto all = pool.map(
-      [](int x) {
-        if (x == 31) ::raise(SIGSEGV);
-        return x;
-      },
-      numbers(100), {.chunksize = 10, .on_error = mp::collect});
-  for (int i = 0; i < 100; ++i) {
-    EXPECT_EQ(static_cast<bool>(all[static_cast<std::size_t>(i)]), i / 10 != 3) << i;
-  }
-  EXPECT_EQ(all[35].signal(), SIGSEGV);
-}
-
 // O11, _TestPool.test_terminate: beyond Python pending results fail
 TEST_P(PoolErrors, TerminateEndsRunningTasks) {
   mp::Pool pool(workers());
@@ -305,97 +232,6 @@ TEST_F(PoolTest, ARaisingCallbackIsLogged) {
   });
   EXPECT_EQ(program.exitcode, 0);
   EXPECT_NE(program.err.find("from the callback"), std::string::npos) << program.err;
-}
-
-// fork: the child's copy of a pool is not usable, and says so
-TEST_P(PoolErrors, AForkedChildGetsForkedError) {
-  mp::Pool pool(workers());
-  EXPECT_EQ(pool.apply(square, 2), 4);
-  auto result = pool.apply_async(square, 3);
-  auto results = pool.imap(square, numbers(3));
-  const auto spans = millrace::test::arena_spans();
-  const auto program = run_program([&] {
-    int refused = 0;
-    const auto expect = [&refused](auto call) {
-      try {
-        call();
-      } catch (const mp::ForkedError&) {
-        ++refused;
-      }
-    };
-    expect([&] { pool.apply(square, 1); });
-    expect([&] { pool.map(square, {1}); });
-    expect([&] { (void)result.get(); });
-    expect([&] { (void)result.ready(); });
-    expect([&] { (void)results.next(); });
-    expect([&] { pool.parallel_for(3, [](std::size_t) {}); });
-    expect([&] { pool.close(); });
-    expect([&] { pool.join(); });
-    expect([&] { (void)pool.stats(); });
-    pool.terminate();
-    (void)pool.repr();
-    { const auto gone = std::move(results); }
-    { const mp::Pool taken(std::move(pool)); }
-    mp::Pool own(1);
-    if (own.apply(square, 5) != 25) refused = 100;
-    std::exit(refused);
-  });
-  EXPECT_EQ(program.exitcode, 9) << program.err;
-  EXPECT_EQ(millrace::test::arena_spans(), spans);
-  EXPECT_EQ(result.get(), 9);
-  EXPECT_EQ(results.next(), 0);
-  EXPECT_EQ(pool.map(square, numbers(100), 1), apply_here(square, numbers(100)));
-}
-
-// a process that ends without ending its pools leaves no worker behind
-TEST_F(PoolTest, AProgramThatExitsWithAPoolEndsItsWorkers) {
-  const auto program = run_program([] {
-    static mp::Pool global(2);
-    auto* leaked = new mp::Pool(2);
-    (void)leaked->apply_async([] { ::sleep(1000); });
-    std::printf("%d", global.apply(square, 3));
-  });
-  EXPECT_EQ(program.exitcode, 0) << program.err;
-  EXPECT_EQ(program.out, "9");
-}
-
-// an initializer that throws: an error instead of a hang; TestPoolNotLeakOnFailure
-TEST_P(PoolErrors, AnInitializerThatThrowsIsAnError) {
-  const auto program = run_program([] {
-    mp::Pool pool(workers(), [] { throw std::runtime_error("bad start"); });
-    try {
-      pool.map(square, {1, 2, 3});
-    } catch (const mp::ProcessError& error) {
-      std::printf("%s", error.what());
-    }
-    try {
-      pool.apply(square, 1);
-    } catch (const mp::ProcessError&) {
-      std::printf("+");
-    }
-    pool.close();
-    pool.join();
-  });
-  EXPECT_EQ(program.exitcode, 0);
-  EXPECT_NE(program.out.find("initializer"), std::string::npos) << program.out;
-  EXPECT_EQ(program.out.back(), '+');
-  EXPECT_NE(program.err.find("bad start"), std::string::npos);
-}
-
-// the system refuses processes: an error that names the request, and nothing is left
-TEST_F(PoolTest, WhenTheSystemRefusesProcessesAnErrorSaysSo) {
-  const auto program = run_program([] {
-    (void)::setuid(12345);  // root is exempt from the limit
-    const rlimit limit{2, 2};
-    ::setrlimit(RLIMIT_NPROC, &limit);
-    try {
-      mp::Pool pool(8);
-      std::printf("made");
-    } catch (const std::system_error& error) {
-      std::printf("%d", error.code().value());
-    }
-  });
-  EXPECT_EQ(program.out, std::to_string(EAGAIN)) << program.err;
 }
 
 }  // namespace

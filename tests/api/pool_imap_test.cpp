@@ -325,7 +325,7 @@ TEST_P(PoolImap, AnIteratorMayMoveToAnotherThread) {
   }).join();
   ASSERT_EQ(rest.size(), 499U);
   EXPECT_EQ(rest.back(), 499 * 499);
-  std::optional<mp::ImapIterator<int>> made;
+  std::optional<decltype(pool.imap(square, std::views::iota(0, 300)))> made;
   std::thread([&] {
     made.emplace(pool.imap(square, std::views::iota(0, 300), {.window = 3}));
   }).join();

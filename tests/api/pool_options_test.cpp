@@ -1,10 +1,7 @@
 // What a call and a pool can be told: PYTHON.md O01 (initializer, maxtasksperchild), and what is
-// beyond Python: timeout, retries, collect, cancel, priority, progress, joblog, bindings, stats.
+// beyond Python: timeout, retries, collect, cancel, priority, progress, bindings, stats.
 // CPython's _TestPoolWorkerLifetime.
 #include <algorithm>
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <millrace/affinity.hpp>
 #include <millrace/context.hpp>
 #include <millrace/pool.hpp>
@@ -19,7 +16,6 @@ namespace mp = millrace;
 using namespace std::chrono_literals;
 using millrace::test::add;
 using millrace::test::apply_here;
-using millrace::test::Countdown;
 using millrace::test::Gate;
 using millrace::test::numbers;
 using millrace::test::PoolTest;
@@ -33,20 +29,6 @@ int fail_on_three(int x) {
   return x;
 }
 pid_t own_pid(int) { return ::getpid(); }
-
-/// A path in the temporary folder that is removed afterwards.
-class TemporaryFile {
- public:
-  TemporaryFile()
-      : path_(std::filesystem::temp_directory_path() / ("pool-" + std::to_string(::getpid()))) {
-    std::filesystem::remove(path_);
-  }
-  ~TemporaryFile() { std::filesystem::remove(path_); }
-  [[nodiscard]] std::string path() const { return path_.string(); }
-
- private:
-  std::filesystem::path path_;
-};
 
 // O01, _TestPool.test_make_pool
 TEST_F(PoolTest, OptionsOutOfRangeAreValueErrors) {
@@ -251,7 +233,6 @@ TEST_P(PoolOptions, CancelDropsWhatHasNotBegunAndEndsWhatRuns) {
   EXPECT_TRUE(running.cancel());
   EXPECT_THROW(running.get(), mp::ProcessError);
   EXPECT_FALSE(running.successful());
-  gate.open();
   EXPECT_EQ(pool.map(square, numbers(100), 1), apply_here(square, numbers(100)));
   EXPECT_EQ(counted.arrived(), 0);
   auto done = pool.apply_async(square, 2);
@@ -318,67 +299,6 @@ TEST_P(PoolOptions, ProgressEndsWithEverythingDone) {
   for (const int x : pool.imap(square, numbers(30), {.progress = sink})) (void)x;
   EXPECT_EQ(last.done, 30U);
   pool.map(square, numbers(10), {.progress = [](const mp::Progress&) { throw 1; }});
-}
-
-// beyond: what a log holds is not run again
-TEST_P(PoolOptions, AJoblogResumesWhereARunEnded) {
-  const TemporaryFile file;
-  mp::Pool pool(workers());
-  const Gate runs;
-  const auto count = [runs](int x) {
-    runs.arrive();
-    if (x == 7 && runs.arrived() <= 20) throw mp::KeyError("seven");
-    return std::to_string(x);
-  };
-  const auto expected = apply_here([](int x) { return std::to_string(x); }, numbers(20));
-  EXPECT_THROW(pool.map(count, numbers(20), {.chunksize = 1, .joblog = file.path()}), mp::KeyError);
-  EXPECT_EQ(runs.arrived(), 20);
-  runs.arrive();
-  EXPECT_EQ(pool.map(count, numbers(20), {.chunksize = 1, .joblog = file.path(), .resume = true}),
-            expected);
-  EXPECT_EQ(runs.arrived(), 22);
-  EXPECT_EQ(pool.map(count, numbers(20), {.chunksize = 1, .joblog = file.path(), .resume = true}),
-            expected);
-  EXPECT_EQ(runs.arrived(), 22);
-  EXPECT_THROW(
-      pool.map(count, numbers(21), {.chunksize = 1, .joblog = file.path(), .resume = true}),
-      mp::ValueError);
-  std::filesystem::resize_file(file.path(), std::filesystem::file_size(file.path()) - 3);
-  EXPECT_EQ(pool.map(count, numbers(20), {.chunksize = 1, .joblog = file.path(), .resume = true}),
-            expected);
-  EXPECT_EQ(runs.arrived(), 23);  // the torn record's item
-  EXPECT_EQ(pool.map(count, numbers(20), {.chunksize = 1, .joblog = file.path()}), expected);
-  EXPECT_EQ(runs.arrived(), 43);
-  EXPECT_THROW(pool.map(count, numbers(2), {.joblog = "/nonexistent/log"}), std::system_error);
-}
-
-TEST_P(PoolOptions, AJoblogWorksWithEveryKindOfMap) {
-  mp::Pool pool(workers());
-  const Gate runs;
-  const auto count = [runs](int x) {
-    runs.arrive();
-    return 2 * x;
-  };
-  for (int round = 0; round < 2; ++round) {
-    const TemporaryFile file;
-    const auto twice = [&](auto call) {
-      runs.word(1).store(0);
-      const auto first = call(mp::MapOptions{.chunksize = 3, .joblog = file.path()});
-      const int ran = runs.arrived();
-      EXPECT_EQ(ran, 10);
-      const auto again =
-          call(mp::MapOptions{.chunksize = 3, .joblog = file.path(), .resume = true});
-      EXPECT_EQ(first, again);
-      EXPECT_EQ(runs.arrived(), ran);
-    };
-    twice([&](const mp::MapOptions& o) { return pool.map(count, numbers(10), o); });
-    twice([&](const mp::MapOptions& o) { return pool.reduce(count, add, 0, numbers(10), o); });
-    twice([&](const mp::MapOptions& o) {
-      std::vector<int> all;
-      for (const int x : pool.imap(count, Countdown(10), o)) all.push_back(x);
-      return all;
-    });
-  }
 }
 
 // beyond: where workers run, and what they did

@@ -1,4 +1,5 @@
 // map_into, parallel_for and reduce, which Python has not: API.md "beyond".
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <limits>

@@ -30,7 +30,7 @@ using stress::StepKillResult;
 class MemoryStepKill : public ::testing::Test {
  protected:
   void SetUp() override {
-    { const shared_array<int> warm(3000000); }
+    { const shared_array<int> warm(kElements); }
     shm::deallocate(shm::allocate(kSmall));
     (void)shm::self();
     before_ = Arena::instance().usage();
@@ -64,6 +64,7 @@ class MemoryStepKill : public ::testing::Test {
   }
 
   static constexpr std::size_t kSmall = 100;
+  static constexpr std::size_t kElements = 700000;  // two spans
   static inline std::optional<shared_array<int>>* victims_ = nullptr;
   ArenaUsage before_;
 };
@@ -85,13 +86,13 @@ TEST_F(MemoryStepKill, SmallBlockAllocateAndFree) {
 }
 
 TEST_F(MemoryStepKill, SpanAllocateAndFree) {
-  report("three spans allocate + free",
+  report("two spans allocate + free",
          step_kill({.prepare =
                         [] {
                           be_known();
-                          shm::deallocate(shm::allocate(3 * shm::kSpanBytes));
+                          shm::deallocate(shm::allocate(2 * shm::kSpanBytes));
                         },
-                    .operation = [] { shm::deallocate(shm::allocate(3 * shm::kSpanBytes)); },
+                    .operation = [] { shm::deallocate(shm::allocate(2 * shm::kSpanBytes)); },
                     .frozen =
                         [](long) {
                           shm::deallocate(shm::allocate(2 * shm::kSpanBytes));
@@ -103,7 +104,7 @@ TEST_F(MemoryStepKill, SpanAllocateAndFree) {
 TEST_F(MemoryStepKill, FreeingSpansOfAnotherProcess) {
   void* block = nullptr;
   report("free another's spans",
-         step_kill({.setup = [&] { block = shm::allocate(3 * shm::kSpanBytes); },
+         step_kill({.setup = [&] { block = shm::allocate(2 * shm::kSpanBytes); },
                     .prepare = be_known,
                     .operation = [&] { shm::deallocate(block); },
                     .check =
@@ -195,14 +196,14 @@ TEST_F(MemoryStepKill, LaneAllocateAndRelease) {
 TEST_F(MemoryStepKill, HandleCopyAndDrop) {
   std::optional<shared_array<int>> array;
   report("handle copy + drop",
-         step_kill({.setup = [&] { array.emplace(3000000); },
+         step_kill({.setup = [&] { array.emplace(kElements); },
                     .prepare = be_known,
                     .operation = [&] { const shared_array<int> copy = *array; },  // NOLINT
-                    .frozen = [&](long) { return shared_array<int>(*array).size() == 3000000; },
+                    .frozen = [&](long) { return shared_array<int>(*array).size() == kElements; },
                     .check =
                         [&](long, bool) {
                           shm::reap_all_dead();
-                          if ((*array)[2999999] != 0) return false;
+                          if ((*array)[kElements - 1] != 0) return false;
                           array.reset();
                           return all_is_free();
                         }}));
@@ -211,7 +212,7 @@ TEST_F(MemoryStepKill, HandleCopyAndDrop) {
 TEST_F(MemoryStepKill, LastHandleDropped) {
   std::optional<shared_array<int>> array;
   report("last handle dropped",
-         step_kill({.setup = [&] { array.emplace(3000000); },
+         step_kill({.setup = [&] { array.emplace(kElements); },
                     .prepare = be_known,
                     .operation = [&] { array.reset(); },
                     .frozen =
@@ -228,7 +229,7 @@ TEST_F(MemoryStepKill, DroppedByTheVictimAlone) {
   auto* handle = reinterpret_cast<shared_array<int>*>(cell);
   before_ = Arena::instance().usage();
   report("array freed by the victim",
-         step_kill({.setup = [&] { ::new (cell) shared_array<int>(3000000); },
+         step_kill({.setup = [&] { ::new (cell) shared_array<int>(kElements); },
                     .prepare =
                         [&] {
                           be_known();
@@ -244,42 +245,61 @@ TEST_F(MemoryStepKill, DroppedByTheVictimAlone) {
 }
 
 TEST_F(MemoryStepKill, ArrayMade) {
-  report("array made and dropped",
-         step_kill({.prepare =
-                        [] {
-                          be_known();
-                          const shared_array<int> warm(3000000);
-                        },
-                    .operation = [] { const shared_array<int> x(3000000); },
-                    .check = [&](long, bool) { return all_is_free(); },
-                    .stride = 17}));
+  // A small one: clearing memory is stepped through byte by byte.
+  report("array made and dropped", step_kill({.prepare =
+                                                  [] {
+                                                    be_known();
+                                                    const shared_array<int> warm(4);
+                                                  },
+                                              .operation = [] { const shared_array<int> x(4); },
+                                              .check = [&](long, bool) { return all_is_free(); },
+                                              .stride = 3}));
 }
 
-TEST_F(MemoryStepKill, ReaperDies) {
-  // The victim reaps a process that left a bit of everything.
-  shm::ProcessId dead = 0;
-  report("reaper", step_kill({.setup =
-                                  [&] {
-                                    dead = shm::ProcessTable::instance().reserve();
-                                    const pid_t child = ::fork();
-                                    if (child == 0) {
-                                      shm::ProcessTable::instance().adopt(dead);
-                                      static const shared_array<int> array(3000000);
-                                      (void)shm::allocate(kSmall);
-                                      (void)shm::allocate(shm::kSpanBytes);
-                                      ::_exit(0);
-                                    }
-                                    int status = 0;
-                                    if (::waitpid(child, &status, 0) != child) std::abort();
-                                  },
-                              .prepare =
-                                  [&] {
-                                    be_known();
-                                    shm::ProcessTable::instance().mark_dead(dead, 0);
-                                  },
-                              .operation = [&] { shm::reap(dead); },
-                              .check = [&](long, bool) { return all_is_free(); },
-                              .stride = 61}));
+// Leaves the remains of a process that had a bit of everything.
+class ReaperStepKill : public MemoryStepKill {
+ protected:
+  void make_remains() {
+    dead_ = shm::ProcessTable::instance().reserve();
+    const pid_t child = ::fork();
+    if (child == 0) {
+      shm::ProcessTable::instance().adopt(dead_);
+      static const shared_array<int> array(kElements);
+      (void)shm::allocate(kSmall);
+      (void)shm::allocate(2 * shm::kSpanBytes);
+      ::_exit(0);
+    }
+    int status = 0;
+    if (::waitpid(child, &status, 0) != child) std::abort();
+    shm::ProcessTable::instance().mark_dead(dead_, status);
+  }
+
+  shm::ProcessId dead_ = 0;
+};
+
+TEST_F(ReaperStepKill, DiesWhileItDropsReferences) {
+  report("reaper: references", step_kill({.setup = [&] { make_remains(); },
+                                          .prepare = be_known,
+                                          .operation =
+                                              [&] {
+                                                shm::ProcessTable::instance().begin_reaping(dead_);
+                                                shm::drop_references(dead_);
+                                              },
+                                          .check = [&](long, bool) { return all_is_free(); },
+                                          .stride = 5}));
+}
+
+TEST_F(ReaperStepKill, DiesWhileItSweepsSpans) {
+  report("reaper: spans", step_kill({.setup = [&] { make_remains(); },
+                                     .prepare =
+                                         [&] {
+                                           be_known();
+                                           shm::ProcessTable::instance().begin_reaping(dead_);
+                                           shm::drop_references(dead_);
+                                         },
+                                     .operation = [&] { Arena::instance().spans().sweep(dead_); },
+                                     .check = [&](long, bool) { return all_is_free(); },
+                                     .stride = 5}));
 }
 
 TEST_F(MemoryStepKill, ContainerHeap) {
@@ -310,7 +330,8 @@ TEST_F(MemoryStepKill, ContainerHeap) {
                          if (mine[i] != 0x31) return false;
                        }
                        return Arena::instance().usage().refused_frees == before_.refused_frees;
-                     }});
+                     },
+                 .stride = 2});
   report("container heap", r);
   bytes.deallocate(mine, 100);
 }
@@ -343,7 +364,7 @@ TEST_F(MemoryStepKill, Enrolment) {
                                        }
                                        return used == 1;
                                      },
-                                 .stride = 5}));
+                                 .stride = 29}));
 }
 
 TEST_F(MemoryStepKill, DeathIsCountedByWhoeverLooks) {
