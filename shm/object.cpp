@@ -64,6 +64,17 @@ bool is_held_anywhere(const ObjectRecord* record) noexcept {
   return false;
 }
 
+// Begins or ends an object's life, in a new epoch.
+void enter(ObjectRecord* record, State state) noexcept {
+  std::uint64_t seen = record->word.load(std::memory_order_relaxed);
+  // PUBLISH record: acq_rel. An object's prefix and block come before its life; a record's next
+  // object comes after the end of the one before.
+  while (!record->word.compare_exchange_weak(seen, with(seen + kEpochOne, state, kNobody),
+                                             std::memory_order_acq_rel,
+                                             std::memory_order_relaxed)) {
+  }
+}
+
 // Takes a block over from who may own it: nobody, or the destroyer whose place this process took.
 bool take_over(void* block, ProcessId before) noexcept {
   Arena& arena = Arena::instance();
@@ -75,16 +86,19 @@ bool take_over(void* block, ProcessId before) noexcept {
 void destroy(ObjectRecord* record, ProcessId before) noexcept {
   Arena& arena = Arena::instance();
   take_over(record, before);  // swept with this process from here on
-  // acquire: a predecessor's store of 0 below
+  // CLEAR block: acquire of a predecessor's store below
+  // BLOCK record: object.cpp, both ends
   if (void* block = block_address(record->block.load(std::memory_order_acquire))) {
     const bool mine = take_over(block, before);
-    // release: whoever finds no address finds the block owned by its last destroyer
+    // CLEAR block: release, whoever finds no address finds the block owned by its last destroyer
+    // BLOCK record: object.cpp, both ends
     record->block.store(0, std::memory_order_release);
     if (mine) arena.deallocate(block);
   }
   std::uint64_t seen = record->word.load(std::memory_order_relaxed);
   // acq_rel: the record's next object comes after all this
   while (!record->word.compare_exchange_weak(seen, with(seen + kEpochOne, State::kVoid, kNobody),
+                                             // STATE record: object.cpp, both ends
                                              std::memory_order_acq_rel,
                                              std::memory_order_relaxed)) {
   }
@@ -189,6 +203,7 @@ void* create_object(const ObjectRequest& request, const void* holder) {
   std::uint64_t seen = record->word.load(std::memory_order_relaxed);
   // release: prefix and block come before the object's life
   while (!record->word.compare_exchange_weak(seen, with(seen + kEpochOne, State::kLive, kNobody),
+                                             // STATE record: object.cpp, both ends
                                              std::memory_order_acq_rel,
                                              std::memory_order_relaxed)) {
   }
@@ -259,6 +274,7 @@ void* arrive_object(std::uint64_t address, std::uint64_t type, const void* holde
                        Arena::contains(static_cast<ObjectPrefix*>(payload) - 1);
   ObjectRecord* record = aligned ? record_of(payload) : nullptr;
   if (record == nullptr || prefix_of(payload).type != type ||
+      // STATE record: object.cpp, both ends
       state_in(record->word.load(std::memory_order_acquire)) != State::kLive ||
       record->block.load(std::memory_order_relaxed) != address - sizeof(ObjectPrefix)) {
     not_an_object(payload);

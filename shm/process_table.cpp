@@ -95,8 +95,9 @@ ProcessId ProcessTable::reserve() {
   std::uint32_t limit = std::max(high_.load(std::memory_order_relaxed), kWindow);
   for (;;) {
     std::uint32_t high = high_.load(std::memory_order_relaxed);
+    // HIGH index: raised before the entry below it is used, process_table.cpp and span_table.cpp
     while (high < limit && !high_.compare_exchange_weak(high, limit, std::memory_order_seq_cst)) {
-    }  // seq_cst: a holder scan that misses the new entry is ordered before its first reference
+    }
     limit = std::max(limit, high);
     if (const ProcessId id = reserve_in(limit)) return id;
     if (limit < kMaxProcesses) {
@@ -150,19 +151,21 @@ void ProcessTable::cancel(ProcessId id) noexcept {
 }
 
 void ProcessTable::complete_death(const Entry& entry, std::uint64_t seen) const noexcept {
-  // DEATH: release orders the death before the count that readers rescan by. The count goes first:
-  // killed in between, the next reader of DYING raises it once more, which costs a rescan.
+  // COUNT death: release orders the death before the count that readers rescan by. The count goes
+  // first: killed in between, the next reader of DYING raises it once more, which costs a rescan.
   deaths_.fetch_add(1, std::memory_order_acq_rel);
   Word w = unpack(seen);
   w.state = State::kDead;
+  // PUBLISH death: acq_rel, see is_dead()
+  // STATE entry: process_table.cpp, both ends
   const_cast<Entry&>(entry).word.compare_exchange_strong(seen, pack(w), std::memory_order_acq_rel,
                                                          std::memory_order_relaxed);
 }
 
 bool ProcessTable::is_dead(ProcessId id) const noexcept {
   const Entry& entry = entries_[index_of(id)];
-  // DEATH: acquire pairs with the release in mark_dead(): what the dead process wrote last, and
-  // whoever waited for it saw, is visible to the one who recovers.
+  // OBSERVE death: acquire pairs with PUBLISH death in mark_dead(): what the dead process wrote
+  // last, and whoever waited for it saw, is visible to the one who recovers.
   const std::uint64_t seen = entry.word.load(std::memory_order_acquire);
   const Word w = unpack(seen);
   if (w.generation != generation_of(id)) return true;
@@ -173,6 +176,7 @@ bool ProcessTable::is_dead(ProcessId id) const noexcept {
 
 void ProcessTable::mark_dead(ProcessId id, int status) noexcept {
   Entry& entry = entries_[index_of(id)];
+  // STATE entry: process_table.cpp, both ends
   std::uint64_t seen = entry.word.load(std::memory_order_acquire);
   for (;;) {
     Word w = unpack(seen);
@@ -181,6 +185,7 @@ void ProcessTable::mark_dead(ProcessId id, int status) noexcept {
     const bool tells = status != kUnknownStatus && !w.status_known;
     if (w.state == State::kDying) {
       complete_death(entry, seen);
+      // STATE entry: process_table.cpp, both ends
       seen = entry.word.load(std::memory_order_acquire);
       continue;
     }
@@ -193,7 +198,7 @@ void ProcessTable::mark_dead(ProcessId id, int status) noexcept {
       w.state = State::kDying;
       w.actor = 0;
     }
-    // DEATH: release, see is_dead()
+    // PUBLISH death: release, see is_dead()
     if (entry.word.compare_exchange_weak(seen, pack(w), std::memory_order_acq_rel,
                                          std::memory_order_acquire)) {
       if (first) complete_death(entry, pack(w));
@@ -203,6 +208,8 @@ void ProcessTable::mark_dead(ProcessId id, int status) noexcept {
 }
 
 int ProcessTable::status(ProcessId id) const noexcept {
+  // OBSERVE death: acquire pairs with PUBLISH death in mark_dead()
+  // STATE entry: process_table.cpp, both ends
   const Word w = unpack(entries_[index_of(id)].word.load(std::memory_order_acquire));
   if (w.generation != generation_of(id) || !w.status_known) return kUnknownStatus;
   return static_cast<int>(w.status);
@@ -214,7 +221,8 @@ pid_t ProcessTable::pid(ProcessId id) const noexcept {
   const Word w = unpack(entry.word.load(std::memory_order_acquire));
   if (w.generation != generation_of(id) || w.state == State::kReserved) return 0;
   const pid_t pid = entry.pid.load(std::memory_order_relaxed);
-  // The entry may have been taken by another process between the two loads.
+  // OBSERVE entry: acquire, it may have been taken by another process between the two loads
+  // STATE entry: process_table.cpp, both ends
   const Word again = unpack(entry.word.load(std::memory_order_acquire));
   return again.generation == w.generation ? pid : 0;
 }
@@ -233,8 +241,9 @@ bool ProcessTable::check_alive(ProcessId id) noexcept {
   const std::uint64_t seen = entry.word.load(std::memory_order_acquire);
   if (unpack(seen).generation != generation_of(id)) return false;
   if (!is_gone(entry, seen)) return true;
-  // A child adopts its reservation just before its parent ends: then the word has changed, and
-  // what was asked was about the parent.
+  // OBSERVE entry: a child adopts its reservation just before its parent ends; then the word has
+  // changed, and what was asked was about the parent
+  // STATE entry: process_table.cpp, both ends
   if (entry.word.load(std::memory_order_acquire) != seen) return check_alive(id);
   mark_dead(id, kUnknownStatus);
   return false;
@@ -242,6 +251,7 @@ bool ProcessTable::check_alive(ProcessId id) noexcept {
 
 bool ProcessTable::begin_reaping(ProcessId dead) noexcept {
   Entry& entry = entries_[index_of(dead)];
+  // STATE entry: process_table.cpp, both ends
   std::uint64_t seen = entry.word.load(std::memory_order_acquire);
   Word w = unpack(seen);
   if (w.generation != generation_of(dead)) return false;
@@ -249,6 +259,7 @@ bool ProcessTable::begin_reaping(ProcessId dead) noexcept {
   if (w.state != State::kDead && !orphaned) return false;
   w.state = State::kReaping;
   w.actor = self();
+  // STATE entry: process_table.cpp, both ends
   return entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_acq_rel,
                                             std::memory_order_relaxed);
 }
@@ -260,7 +271,8 @@ void ProcessTable::end_reaping(ProcessId dead) noexcept {
   while (w.generation == generation_of(dead) && w.state == State::kReaping) {
     w.state = State::kFree;
     w.actor = 0;
-    // PUBLISH entry: see reserve_in(). A failed CAS: somebody has added the status meanwhile.
+    // PUBLISH entry: see reserve_in(); TAKE entry: its end. A failed CAS: somebody has added the
+    // status meanwhile.
     if (entry.word.compare_exchange_weak(seen, pack(w), std::memory_order_release,
                                          std::memory_order_relaxed)) {
       return;
@@ -270,16 +282,22 @@ void ProcessTable::end_reaping(ProcessId dead) noexcept {
 }
 
 std::size_t ProcessTable::high() const noexcept {
-  // seq_cst: see reserve(). Checked, since the word lies in memory that others may damage.
+  // RAISE high: seq_cst, see reserve(). Checked, since the word lies in memory that others may
+  // damage.
+  // HIGH index: raised before the entry below it is used, process_table.cpp and span_table.cpp
   return std::min<std::size_t>(high_.load(std::memory_order_seq_cst), kMaxProcesses);
 }
 
 ProcessId ProcessTable::id_at(std::size_t index) const noexcept {
+  // STATE entry: process_table.cpp, both ends
+  // OBSERVE entry: acquire
   const Word w = unpack(entries_[index & (kMaxProcesses - 1)].word.load(std::memory_order_acquire));
   return w.generation == 0 ? 0 : make_id(w.generation, index & (kMaxProcesses - 1));
 }
 
 bool ProcessTable::is_present(ProcessId id) const noexcept {
+  // STATE entry: process_table.cpp, both ends
+  // OBSERVE entry: acquire
   const Word w = unpack(entries_[index_of(id)].word.load(std::memory_order_acquire));
   return w.generation == generation_of(id) &&
          (w.state == State::kReserved || w.state == State::kAlive);

@@ -49,11 +49,11 @@ class ProcessTable {
   void cancel(ProcessId id) noexcept;
 
   /// True once the process's death is established; true for ids of an older generation too.
-  /// Memory ordering: acquire of the death (DEATH edge).
+  /// Memory ordering: acquire of the death.
   [[nodiscard]] bool is_dead(ProcessId id) const noexcept;
   /// Establishes a death. Idempotent, any process may call it; `status` is the raw wait status or
   /// kUnknownStatus, and a known status may be added to an established death later.
-  /// Memory ordering: release (DEATH edge); deaths() is raised after it.
+  /// Memory ordering: release of the death; deaths() is raised after it.
   void mark_dead(ProcessId id, int status) noexcept;
   /// The raw wait status, or kUnknownStatus when it is not known or the entry serves another.
   [[nodiscard]] int status(ProcessId id) const noexcept;
