@@ -87,21 +87,13 @@ void destroy(ObjectRecord* record, ProcessId before) noexcept {
   Arena& arena = Arena::instance();
   take_over(record, before);  // swept with this process from here on
   // CLEAR block: acquire of a predecessor's store below
-  // BLOCK record: object.cpp, both ends
   if (void* block = block_address(record->block.load(std::memory_order_acquire))) {
     const bool mine = take_over(block, before);
     // CLEAR block: release, whoever finds no address finds the block owned by its last destroyer
-    // BLOCK record: object.cpp, both ends
     record->block.store(0, std::memory_order_release);
     if (mine) arena.deallocate(block);
   }
-  std::uint64_t seen = record->word.load(std::memory_order_relaxed);
-  // acq_rel: the record's next object comes after all this
-  while (!record->word.compare_exchange_weak(seen, with(seen + kEpochOne, State::kVoid, kNobody),
-                                             // STATE record: object.cpp, both ends
-                                             std::memory_order_acq_rel,
-                                             std::memory_order_relaxed)) {
-  }
+  enter(record, State::kVoid);
   arena.deallocate(record);
 }
 
@@ -200,13 +192,7 @@ void* create_object(const ObjectRequest& request, const void* holder) {
   auto* prefix = static_cast<ObjectPrefix*>(block);
   *prefix = {kObjectMagic, record, request.type, request.elements};
   record->block.store(reinterpret_cast<std::uint64_t>(block), std::memory_order_relaxed);
-  std::uint64_t seen = record->word.load(std::memory_order_relaxed);
-  // release: prefix and block come before the object's life
-  while (!record->word.compare_exchange_weak(seen, with(seen + kEpochOne, State::kLive, kNobody),
-                                             // STATE record: object.cpp, both ends
-                                             std::memory_order_acq_rel,
-                                             std::memory_order_relaxed)) {
-  }
+  enter(record, State::kLive);
   arena.give(block, kNobody);
   arena.give(record, kNobody);
   void* payload = prefix + 1;
@@ -273,8 +259,8 @@ void* arrive_object(std::uint64_t address, std::uint64_t type, const void* holde
   const bool aligned = address % kCacheLine == 0 && Arena::contains(payload) &&
                        Arena::contains(static_cast<ObjectPrefix*>(payload) - 1);
   ObjectRecord* record = aligned ? record_of(payload) : nullptr;
+  // OBSERVE record: acquire pairs with PUBLISH record in enter()
   if (record == nullptr || prefix_of(payload).type != type ||
-      // STATE record: object.cpp, both ends
       state_in(record->word.load(std::memory_order_acquire)) != State::kLive ||
       record->block.load(std::memory_order_relaxed) != address - sizeof(ObjectPrefix)) {
     not_an_object(payload);

@@ -157,7 +157,6 @@ void ProcessTable::complete_death(const Entry& entry, std::uint64_t seen) const 
   Word w = unpack(seen);
   w.state = State::kDead;
   // PUBLISH death: acq_rel, see is_dead()
-  // STATE entry: process_table.cpp, both ends
   const_cast<Entry&>(entry).word.compare_exchange_strong(seen, pack(w), std::memory_order_acq_rel,
                                                          std::memory_order_relaxed);
 }
@@ -176,8 +175,7 @@ bool ProcessTable::is_dead(ProcessId id) const noexcept {
 
 void ProcessTable::mark_dead(ProcessId id, int status) noexcept {
   Entry& entry = entries_[index_of(id)];
-  // STATE entry: process_table.cpp, both ends
-  std::uint64_t seen = entry.word.load(std::memory_order_acquire);
+  std::uint64_t seen = entry.word.load(std::memory_order_acquire);  // OBSERVE death: by another
   for (;;) {
     Word w = unpack(seen);
     if (w.generation != generation_of(id)) return;
@@ -185,8 +183,7 @@ void ProcessTable::mark_dead(ProcessId id, int status) noexcept {
     const bool tells = status != kUnknownStatus && !w.status_known;
     if (w.state == State::kDying) {
       complete_death(entry, seen);
-      // STATE entry: process_table.cpp, both ends
-      seen = entry.word.load(std::memory_order_acquire);
+      seen = entry.word.load(std::memory_order_acquire);  // OBSERVE death: complete now
       continue;
     }
     if (!first && !tells) return;
@@ -209,7 +206,6 @@ void ProcessTable::mark_dead(ProcessId id, int status) noexcept {
 
 int ProcessTable::status(ProcessId id) const noexcept {
   // OBSERVE death: acquire pairs with PUBLISH death in mark_dead()
-  // STATE entry: process_table.cpp, both ends
   const Word w = unpack(entries_[index_of(id)].word.load(std::memory_order_acquire));
   if (w.generation != generation_of(id) || !w.status_known) return kUnknownStatus;
   return static_cast<int>(w.status);
@@ -222,7 +218,6 @@ pid_t ProcessTable::pid(ProcessId id) const noexcept {
   if (w.generation != generation_of(id) || w.state == State::kReserved) return 0;
   const pid_t pid = entry.pid.load(std::memory_order_relaxed);
   // OBSERVE entry: acquire, it may have been taken by another process between the two loads
-  // STATE entry: process_table.cpp, both ends
   const Word again = unpack(entry.word.load(std::memory_order_acquire));
   return again.generation == w.generation ? pid : 0;
 }
@@ -243,7 +238,6 @@ bool ProcessTable::check_alive(ProcessId id) noexcept {
   if (!is_gone(entry, seen)) return true;
   // OBSERVE entry: a child adopts its reservation just before its parent ends; then the word has
   // changed, and what was asked was about the parent
-  // STATE entry: process_table.cpp, both ends
   if (entry.word.load(std::memory_order_acquire) != seen) return check_alive(id);
   mark_dead(id, kUnknownStatus);
   return false;
@@ -251,15 +245,14 @@ bool ProcessTable::check_alive(ProcessId id) noexcept {
 
 bool ProcessTable::begin_reaping(ProcessId dead) noexcept {
   Entry& entry = entries_[index_of(dead)];
-  // STATE entry: process_table.cpp, both ends
-  std::uint64_t seen = entry.word.load(std::memory_order_acquire);
+  std::uint64_t seen = entry.word.load(std::memory_order_acquire);  // OBSERVE death: all it wrote
   Word w = unpack(seen);
   if (w.generation != generation_of(dead)) return false;
   const bool orphaned = w.state == State::kReaping && w.actor != self() && !check_alive(w.actor);
   if (w.state != State::kDead && !orphaned) return false;
   w.state = State::kReaping;
   w.actor = self();
-  // STATE entry: process_table.cpp, both ends
+  // TAKE entry: acq_rel, after the work of a reaper that died; PUBLISH entry: in end_reaping()
   return entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_acq_rel,
                                             std::memory_order_relaxed);
 }
@@ -289,14 +282,12 @@ std::size_t ProcessTable::high() const noexcept {
 }
 
 ProcessId ProcessTable::id_at(std::size_t index) const noexcept {
-  // STATE entry: process_table.cpp, both ends
   // OBSERVE entry: acquire
   const Word w = unpack(entries_[index & (kMaxProcesses - 1)].word.load(std::memory_order_acquire));
   return w.generation == 0 ? 0 : make_id(w.generation, index & (kMaxProcesses - 1));
 }
 
 bool ProcessTable::is_present(ProcessId id) const noexcept {
-  // STATE entry: process_table.cpp, both ends
   // OBSERVE entry: acquire
   const Word w = unpack(entries_[index_of(id)].word.load(std::memory_order_acquire));
   return w.generation == generation_of(id) &&
