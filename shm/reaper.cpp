@@ -22,9 +22,11 @@ void reap(ProcessId dead) noexcept {
 void reap_all_dead() noexcept {
   if (NoReaping::here()) return;
   ProcessTable& table = ProcessTable::instance();
+  // Not self(): a process that is just being entered in a full table has no id yet.
+  const ProcessId own = this_process_id.load(std::memory_order_relaxed);
   for (std::size_t i = 0; i < table.high(); ++i) {
     const ProcessId id = table.id_at(i);
-    if (table.in_use(i) && id != self() && !table.check_alive(id)) reap(id);
+    if (table.in_use(i) && id != own && !table.check_alive(id)) reap(id);
   }
 }
 
