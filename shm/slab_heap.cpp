@@ -41,7 +41,7 @@ constexpr std::array<Geometry, kSizeClasses> make_geometry() {
     };
     while (at() + std::size_t{g.count} * g.block_bytes > kSpanBytes) --g.count;
     g.blocks_at = static_cast<std::uint32_t>(at());
-    const std::uint32_t units = g.block_bytes / kCacheLine;
+    const auto units = static_cast<std::uint32_t>(g.block_bytes / kCacheLine);
     g.reciprocal = ((1U << 24U) + units - 1) / units;
   }
   return all;
