@@ -88,7 +88,9 @@ void tbb_square(const double* from, double* to) {
 }
 
 void openmp_square(const double* from, double* to) {
+#ifdef _OPENMP
 #pragma omp parallel for schedule(static)
+#endif
   for (std::size_t i = 0; i < kItems; ++i) to[i] = from[i] * from[i];
 }
 
