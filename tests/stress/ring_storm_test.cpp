@@ -1,35 +1,25 @@
 // Rings between processes that are killed at random instants, thousands of times. Every wait is
 // without a bound of its own, so a wake-up that is lost for good hangs (and the alarm ends it).
-// MILLRACE_STRESS_KILLS=N asks for more kills than the usual ones.
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <functional>
+#include <cstring>
 #include <new>
-#include <random>
-#include <vector>
 
 #include "shm/mpmc_ring.hpp"
 #include "shm/spsc_ring.hpp"
+#include "tests/stress/storm.hpp"
 
 namespace millrace::shm {
 namespace {
 
-constexpr WaitPolicy kPatient{.slice = std::chrono::hours{1}};
+using stress::kills_wanted;
+using stress::kPatient;
+using stress::shared;
+using stress::Storm;
+
 constexpr std::uint32_t kMostItems = 1U << 22;
 constexpr std::uint8_t kPushed = 0x80;
-constexpr std::size_t kMostIds = 1U << 16;
-
-long kills_wanted(long usual) {
-  const char* text = std::getenv("MILLRACE_STRESS_KILLS");
-  return text != nullptr ? std::atol(text) : usual;
-}
 
 // What a role (a producer or consumer, whoever plays it at the time) leaves behind.
 struct Role {
@@ -40,100 +30,18 @@ struct Role {
 struct Stage {
   Role role[4];
   std::atomic<bool> stop{false};
-  std::atomic<std::uint64_t> deaths{0};
+  stress::Deaths deaths;
   std::atomic<std::uint64_t> disorder{0};
   std::atomic<std::uint64_t> damage{0};
   std::atomic<std::uint32_t> last[4][4];  // by consumer role and producer role
-  std::atomic<bool> dead[kMostIds];
   // By producer role and number: how often it was taken, and whether its push returned.
   std::atomic<std::uint8_t> taken[2][kMostItems];
-
-  [[nodiscard]] bool is_dead(std::uint32_t id) const {
-    return id < kMostIds && dead[id].load(std::memory_order_acquire);
-  }
-  void check_alive(std::uint32_t) {}
 };
 struct View {
   Stage* stage;
-  [[nodiscard]] bool is_dead(std::uint32_t id) const { return stage->is_dead(id); }
-  [[nodiscard]] const std::atomic<std::uint64_t>& deaths() const { return stage->deaths; }
+  [[nodiscard]] bool is_dead(std::uint32_t id) const { return stage->deaths.is_dead(id); }
+  [[nodiscard]] const std::atomic<std::uint64_t>& deaths() const { return stage->deaths.count; }
   void check_alive(std::uint32_t) {}
-};
-
-void* shared(std::size_t bytes) {
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  return memory;
-}
-
-// Plays roles in child processes and kills them at random.
-class Storm {
- public:
-  using Play = std::function<void(int role, std::uint32_t id)>;
-
-  Storm(Stage* stage, int roles, Play play, std::function<void()> rouse)
-      : stage_(stage),
-        play_(std::move(play)),
-        rouse_(std::move(rouse)),
-        players_(static_cast<std::size_t>(roles)) {
-    ::alarm(200);
-    for (int role = 0; role < roles; ++role) start(role);
-  }
-  ~Storm() { ::alarm(0); }
-
-  // Kills `count` players, each replaced at once; returns how many of them were of role >= first.
-  long rage(long count, int first) {
-    std::mt19937 random(static_cast<unsigned>(::getpid()));
-    long later = 0;
-    for (long i = 0; i < count; ++i) {
-      ::usleep(static_cast<useconds_t>(random() % 400));
-      const auto role = static_cast<int>(random() % players_.size());
-      ::kill(players_[static_cast<std::size_t>(role)].pid, SIGKILL);
-      bury(role, SIGKILL);
-      later += role >= first;
-      start(role);
-    }
-    return later;
-  }
-  // Waits for a player that ends by itself.
-  void await(int role) { bury(role, 0); }
-
- private:
-  struct Player {
-    pid_t pid = 0;
-    std::uint32_t id = 0;
-  };
-
-  void start(int role) {
-    const std::uint32_t id = ++last_id_;
-    ASSERT_LT(id, kMostIds);
-    const pid_t parent = ::getpid();
-    const pid_t pid = ::fork();
-    ASSERT_GE(pid, 0);
-    if (pid == 0) {
-      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-      if (::getppid() != parent) ::_exit(0);
-      play_(role, id);
-      ::_exit(0);
-    }
-    players_[static_cast<std::size_t>(role)] = {pid, id};
-  }
-  // What establishing a death comes to: wait, mark, count, rouse.
-  void bury(int role, int signal) {
-    const Player player = players_[static_cast<std::size_t>(role)];
-    int status = 0;
-    ASSERT_EQ(::waitpid(player.pid, &status, 0), player.pid);
-    EXPECT_TRUE(WIFEXITED(status) ? WEXITSTATUS(status) == 0 : WTERMSIG(status) == signal);
-    stage_->dead[player.id].store(true, std::memory_order_release);
-    stage_->deaths.fetch_add(1, std::memory_order_release);
-    rouse_();
-  }
-
-  Stage* stage_;
-  Play play_;
-  std::function<void()> rouse_;
-  std::vector<Player> players_;
-  std::uint32_t last_id_ = 0;
 };
 
 struct Item {
@@ -233,12 +141,14 @@ class ClaimStorm : public ::testing::Test {
 
 TEST_F(ClaimStorm, NothingIsLostOrDoubledButWithAConsumerThatDied) {
   Storm storm(
-      stage, 4, [&](int role, std::uint32_t id) { play(role, id); }, [&] { ring.rouse(); });
+      &stage->deaths, 4, [&](int role, std::uint32_t id) { play(role, id); },
+      [&] { ring.rouse(); });
   const long kills = kills_wanted(1500);
   const long consumers = storm.rage(kills, 2);
   stage->stop.store(true, std::memory_order_release);
   for (const int role : {0, 1}) storm.await(role);
-  for (int i = 0; i < 2; ++i) ring.push(view, kMostIds - 1, Item::make(kEnd, 0), kPatient);
+  for (int i = 0; i < 2; ++i)
+    ring.push(view, stress::Deaths::kMostIds - 1, Item::make(kEnd, 0), kPatient);
   for (const int role : {2, 3}) storm.await(role);
 
   const Balance sum = balance(*stage, 2);
@@ -310,7 +220,7 @@ class PairStorm : public ::testing::Test {
 TEST_F(PairStorm, MessagesStayWholeAndInOrder) {
   new (static_cast<char*>(ends) + 1024) SpscRing::Consumer(ring);
   Storm storm(
-      stage, 2, [&](int role, std::uint32_t) { role == 0 ? produce() : consume(); },
+      &stage->deaths, 2, [&](int role, std::uint32_t) { role == 0 ? produce() : consume(); },
       [&] { ring.rouse(); });
   const long kills = kills_wanted(1000);
   const long consumers = storm.rage(kills, 1);
