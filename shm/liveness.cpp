@@ -21,10 +21,12 @@ struct ProcStat {
   char state = 0;
   long threads = 0;
   std::uint64_t start_time = 0;
+  long status = -1;  // of a zombie
 };
 
 // Fields are counted from the last ')', since the second one, the program's name, may hold
-// anything. Field 3 is the state, 20 the number of threads, 22 the start time.
+// anything. Field 3 is the state, 20 the number of threads, 22 the start time, 52 the exit status
+// (0 for those who may not know it).
 ProcStat parse_stat(char* text) noexcept {
   ProcStat stat;
   char* at = std::strrchr(text, ')');
@@ -38,8 +40,8 @@ ProcStat parse_stat(char* text) noexcept {
     if (field == 22) {
       stat.start_time = std::strtoull(word, nullptr, 10);
       stat.readable = true;
-      break;
     }
+    if (field == 52) stat.status = std::strtol(word, nullptr, 10);
   }
   return stat;
 }
@@ -91,6 +93,12 @@ bool process_gone(pid_t pid, std::uint64_t start_time) noexcept {
   ::close(fd);
   if (ready > 0) return true;
   return stat.readable && start_time != 0 && stat.start_time != start_time;
+}
+
+int zombie_status(pid_t pid, std::uint64_t start_time) noexcept {
+  const ProcStat stat = pid > 0 ? read_stat(pid) : ProcStat{};
+  const bool same = stat.readable && (start_time == 0 || stat.start_time == start_time);
+  return same && stat.state == 'Z' ? static_cast<int>(stat.status) : -1;
 }
 
 }  // namespace millrace::shm

@@ -16,4 +16,8 @@ std::uint64_t start_time_of(pid_t pid) noexcept;
 /// (no permission, no descriptors) it is taken to be alive.
 bool process_gone(pid_t pid, std::uint64_t start_time) noexcept;
 
+/// The raw wait status of a process that has ended and that nobody has waited for yet; -1 when that
+/// cannot be said.
+int zombie_status(pid_t pid, std::uint64_t start_time) noexcept;
+
 }  // namespace millrace::shm

@@ -1,5 +1,6 @@
 #include "shm/object.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <millrace/arena.hpp>
 #include <millrace/errors.hpp>
@@ -82,6 +83,21 @@ bool take_over(void* block, ProcessId before) noexcept {
          (before != kNobody && arena.give(block, before, self()));
 }
 
+// Drops the references that an object holds. Each is taken out of its place first, so that whoever
+// goes on after a death in here drops none of them twice; the one in hand is lost: its object stays
+// until the program ends.
+void drop_links(void* block) noexcept {
+  constexpr std::uint64_t kMaxLinks = 4;  // what lies in shared memory is not trusted
+  auto* prefix = static_cast<ObjectPrefix*>(block);
+  for (std::uint64_t i = 0; i < std::min(prefix->links, kMaxLinks); ++i) {
+    std::atomic_ref<std::uint64_t> link(reinterpret_cast<std::uint64_t*>(prefix + 1)[i]);
+    // relaxed: one destroyer at a time, the record's word hands the right on
+    if (void* payload = block_address(link.exchange(0, std::memory_order_relaxed))) {
+      drop_departed_object(payload);
+    }
+  }
+}
+
 // Frees what this process has the right to: the record says kDying and names it.
 void destroy(ObjectRecord* record, ProcessId before) noexcept {
   Arena& arena = Arena::instance();
@@ -89,6 +105,7 @@ void destroy(ObjectRecord* record, ProcessId before) noexcept {
   // CLEAR block: acquire of a predecessor's store below
   if (void* block = block_address(record->block.load(std::memory_order_acquire))) {
     const bool mine = take_over(block, before);
+    if (mine) drop_links(block);
     // CLEAR block: release, whoever finds no address finds the block owned by its last destroyer
     record->block.store(0, std::memory_order_release);
     if (mine) arena.deallocate(block);
@@ -190,7 +207,7 @@ void* create_object(const ObjectRequest& request, const void* holder) {
     throw;
   }
   auto* prefix = static_cast<ObjectPrefix*>(block);
-  *prefix = {kObjectMagic, record, request.type, request.elements};
+  *prefix = {kObjectMagic, record, request.type, request.elements, request.links};
   record->block.store(reinterpret_cast<std::uint64_t>(block), std::memory_order_relaxed);
   enter(record, State::kLive);
   arena.give(block, kNobody);

@@ -239,7 +239,10 @@ bool ProcessTable::check_alive(ProcessId id) noexcept {
   // OBSERVE entry: a child adopts its reservation just before its parent ends; then the word has
   // changed, and what was asked was about the parent
   if (entry.word.load(std::memory_order_acquire) != seen) return check_alive(id);
-  mark_dead(id, kUnknownStatus);
+  // Nobody may ever wait for it through the library; who asks how it ended learns it from here.
+  static_assert(kUnknownStatus == -1, "as zombie_status() says it");
+  mark_dead(id, zombie_status(entry.pid.load(std::memory_order_relaxed),
+                              entry.start_time.load(std::memory_order_relaxed)));
   return false;
 }
 

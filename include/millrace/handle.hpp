@@ -23,6 +23,7 @@ struct alignas(64) ObjectPrefix {
   ObjectRecord* record;
   std::uint64_t type;      // of the handle, checked when one arrives
   std::uint64_t elements;  // as the handle's type defines it
+  std::uint64_t links;     // the payload begins with so many ObjectRefs, dropped with the object
 };
 static_assert(sizeof(ObjectPrefix) == 64);
 
@@ -46,6 +47,7 @@ struct ObjectRequest {
   std::uint64_t type = 0;
   std::uint64_t elements = 0;
   Placement placement{};
+  std::uint64_t links = 0;
 };
 
 /// Makes an object of zero bytes and returns its payload, aligned to 64 bytes, referred to once, by

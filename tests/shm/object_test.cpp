@@ -67,6 +67,24 @@ TEST_F(SharedArray, IsZeroContiguousAndAligned) {
   EXPECT_TRUE(std::all_of(again.begin(), again.end(), [](double v) { return v == 0; }));
 }
 
+TEST_F(SharedArray, AnObjectDropsWhatItRefersToWhenItIsFreed) {
+  struct Pair {
+    shm::ObjectRef first;
+    shm::ObjectRef second;
+  };
+  const shm::ObjectRequest plain{64, 1, 0, {}};
+  {
+    shm::ObjectRef outer(shm::ObjectRequest{sizeof(Pair), 2, 0, {}, 2});
+    auto* pair = static_cast<Pair*>(outer.payload());
+    pair->first = shm::ObjectRef(plain);
+    const shm::ObjectRef kept = pair->first;
+    pair->second = kept;
+    outer = shm::ObjectRef();
+    EXPECT_EQ(blocks(), 2U) << "what is kept elsewhere stays: an object and its record";
+  }
+  EXPECT_EQ(blocks(), 0U);
+}
+
 TEST_F(SharedArray, HandleIsOnePointerAndConstLetsWrite) {
   static_assert(sizeof(shared_array<int>) == sizeof(void*));
   const shared_array<int> x(3);
