@@ -187,6 +187,24 @@ void ProcessPool::await_quiet(Lock& lock) {
   wait_locked(lock, quiet_now, Clock::time_point::max());
 }
 
+// Waits for a wave as part of a user's call. False when SIGINT ended it: the chunks that were left
+// are taken back, the workers that run some are replaced, and the failure is KeyboardInterrupt.
+bool ProcessPool::wait_or_cancel(Lock& lock, Range& range, RangeJobFront& front) {
+  const shm::BlockingCall user;
+  try {
+    wait_locked(lock, front, Clock::time_point::max(), &user);
+    return true;
+  } catch (const KeyboardInterrupt&) {
+    range.failure = std::current_exception();
+  }
+  range.job->cancel_all(range.generation);
+  range.job->for_each_lost(range.generation, [this](std::uint64_t, std::uint32_t owner) {
+    if (owner != 0) kill_worker(owner);  // one that was dead already stands nowhere
+  });
+  wait_locked(lock, front, Clock::time_point::max());
+  return false;
+}
+
 void ProcessPool::run_range(const RangeCall& call) {
   check_owner();
   if ((call.last - call.first) / call.chunk < 2 * plan_.workers.size()) {
@@ -214,9 +232,10 @@ void ProcessPool::run_range(const RangeCall& call) {
   note_parent_cpu();
   if (!call.timeout.infinite()) ++timed_ranges_;
   std::uint64_t first = 0;
-  for (; first < chunks && state_ != State::terminate && !broken_; first += kWave) {
+  bool interrupted = false;
+  for (; first < chunks && state_ != State::terminate && !broken_ && !interrupted; first += kWave) {
     start_wave(range, first, std::min(kWave, chunks - first));
-    wait_locked(lock, front, Clock::time_point::max());
+    interrupted = !wait_or_cancel(lock, range, front);
     finish_wave(range);
   }
   if (!call.timeout.infinite()) --timed_ranges_;

@@ -33,7 +33,24 @@ bool ProcessPool::wait(Job& job, Timeout timeout) {
     }
   }
   if (job.ready()) return true;
-  return wait_locked(lock, job, timeout.deadline());
+  return wait_or_cancel(lock, job, timeout.deadline());
+}
+
+// As part of a user's call, which SIGINT may end. A job that nobody can ask for again, and that may
+// read and write what its caller owns, ends with the call.
+bool ProcessPool::wait_or_cancel(Lock& lock, Job& job, Clock::time_point deadline) {
+  const shm::BlockingCall user;
+  try {
+    return wait_locked(lock, job, deadline, &user);
+  } catch (const KeyboardInterrupt&) {
+    if (job.settings_.asynchronous || job.settings_.caller_feeds) throw;
+    lock.unlock();
+    cancel(job, std::make_exception_ptr(ProcessError("the call was interrupted")));
+    lock.lock();
+    wait_locked(lock, job, Clock::time_point::max());
+    await_quiet(lock);
+    throw;
+  }
 }
 
 void ProcessPool::poll(Job& job) {
@@ -43,7 +60,8 @@ void ProcessPool::poll(Job& job) {
   wake_owed();
 }
 
-bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline) {
+bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
+                              const shm::BlockingCall* user) {
   ++waiters_;
   const auto leave = [&](bool result) {
     --waiters_;
@@ -60,14 +78,22 @@ bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline) 
     if (job.ready()) return leave(true);
     if (deadline != Clock::time_point::max() && Clock::now() >= deadline) return leave(false);
     if (moved) continue;
+    if (user != nullptr && shm::BlockingCall::requested()) {
+      leave(false);
+      user->check();
+      ++waiters_;  // another thread was quicker
+    }
     if (listening_) {
       if (collector_listens_) shared_->bell.rouse();  // ours is the shorter way
       wake_owed();
       ++sleepers_;
-      if (deadline == Clock::time_point::max()) {
+      // A request to be interrupted does not reach a condition variable.
+      const auto until =
+          shm::interrupts_enabled() ? std::min(deadline, Clock::now() + kSlice) : deadline;
+      if (until == Clock::time_point::max()) {
         changed_.wait(lock);
       } else {
-        changed_.wait_until(lock, deadline);
+        changed_.wait_until(lock, until);
       }
       --sleepers_;
       continue;
@@ -152,9 +178,10 @@ void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline)
       if (anything_arrived(job)) return finish();
     }
   }
+  const shm::InterruptibleSleep sleep(job != nullptr ? &shared_->bell : nullptr);
   const auto key = shared_->bell.prepare();
   shared_->parent_awake.store(0, std::memory_order_relaxed);
-  const int outcome = anything_arrived(job)
+  const int outcome = anything_arrived(job) || (job != nullptr && shm::BlockingCall::requested())
                           ? 0
                           : shared_->bell.wait(key, std::min(deadline, Clock::now() + kSlice));
   shared_->parent_awake.store(1, std::memory_order_relaxed);

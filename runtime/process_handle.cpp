@@ -130,7 +130,7 @@ bool ProcessHandle::is_alive() const {
 bool ProcessHandle::join(Timeout timeout) const {
   if (record_->role == Role::parent) return runtime::wait_for_parent(record_, timeout);
   require_started_child(*record_, "join");
-  return runtime::wait_for_end(record_, timeout);
+  return runtime::wait_for_end(record_, timeout, runtime::Interruptible::yes);
 }
 
 void ProcessHandle::terminate() const { send(record_, "terminate", SIGTERM); }

@@ -307,7 +307,8 @@ void ProcessPool::join() {
     bool ready() const override { return pool.state_ != State::close || !pool.busy(); }
     const ProcessPool& pool;
   } drained(*this);
-  wait_locked(lock, drained, Clock::time_point::max());
+  const shm::BlockingCall user;
+  wait_locked(lock, drained, Clock::time_point::max(), &user);
   begin_leaving(lock);
   lock.unlock();
   // The workers leave by themselves; a pool that is terminated meanwhile ends them.

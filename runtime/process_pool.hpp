@@ -36,6 +36,7 @@
 #include "runtime/piece_writer.hpp"
 #include "runtime/pool_shared.hpp"
 #include "runtime/zygote.hpp"
+#include "shm/interrupt.hpp"
 
 namespace millrace::runtime {
 
@@ -157,7 +158,9 @@ class ProcessPool final : public PoolCore {
   std::optional<Clock::time_point> next_deadline() const;
 
   // pool_wait.cpp: waiting.
-  bool wait_locked(Lock& lock, Job& job, Clock::time_point deadline);
+  bool wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
+                   const shm::BlockingCall* user = nullptr);
+  bool wait_or_cancel(Lock& lock, Job& job, Clock::time_point deadline);
   void listen(Lock& lock, const Job* job, Clock::time_point deadline);
   bool something_arrived(const Job* job) const;
   bool anything_arrived(const Job* job) const;
@@ -171,6 +174,7 @@ class ProcessPool final : public PoolCore {
   void start_wave(Range& range, std::uint64_t first_chunk, std::uint64_t chunks);
   void finish_wave(Range& range);
   void take_failure(Range& range);
+  bool wait_or_cancel(Lock& lock, Range& range, RangeJobFront& front);
   void await_quiet(Lock& lock);
   bool quiet() const;
   bool repair_ranges(const std::vector<std::uint32_t>& dead);
@@ -195,10 +199,10 @@ class ProcessPool final : public PoolCore {
   PoolShared* shared_ = nullptr;
   std::unique_ptr<Zygote> zygote_;
   std::vector<std::unique_ptr<Lane>> lanes_;
-  std::vector<int> seat_shares_;   ///< workers per node, for range jobs
-  std::list<JobPtr> jobs_;         ///< not completed, by priority, then in turn
+  std::vector<int> seat_shares_;              ///< workers per node, for range jobs
+  std::list<JobPtr> jobs_;                    ///< not completed, by priority, then in turn
   std::vector<std::uintptr_t> in_callbacks_;  ///< threads that run callbacks of ended jobs
-  std::vector<JobPtr> completed_;  ///< their callbacks have not run yet
+  std::vector<JobPtr> completed_;             ///< their callbacks have not run yet
   std::vector<std::unique_ptr<Range>> ranges_;
   std::size_t bytes_out_ = 0;
   std::size_t timed_out_ = 0;  ///< tickets out that have a timeout

@@ -19,6 +19,7 @@
 
 #include "runtime/child.hpp"
 #include "runtime/exit.hpp"
+#include "shm/interrupt.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
 
@@ -131,6 +132,13 @@ bool wait_readable(int fd, Timeout::Clock::time_point deadline) {
       throw std::system_error(errno, std::generic_category(), "ppoll of a process's sentinel");
     }
   }
+}
+
+// The same as part of a user's call.
+bool wait_readable_interruptibly(int fd, Timeout::Clock::time_point deadline) {
+  const shm::BlockingCall call;
+  pollfd ended{fd, POLLIN, 0};
+  return call.poll({&ended, 1}, deadline) > 0;
 }
 
 std::string quoted(const std::string& text) {
@@ -274,10 +282,12 @@ bool reap(const RecordPtr& record) {
   return true;
 }
 
-bool wait_for_end(const RecordPtr& record, Timeout timeout) {
+bool wait_for_end(const RecordPtr& record, Timeout timeout, Interruptible interruptible) {
   const auto deadline = timeout.deadline();
+  const auto wait =
+      interruptible == Interruptible::yes ? &wait_readable_interruptibly : &wait_readable;
   while (!reap(record)) {
-    if (!wait_readable(record->pidfd, deadline)) return reap(record);
+    if (!wait(record->pidfd, deadline)) return reap(record);
   }
   return true;
 }
@@ -323,7 +333,7 @@ int parent_sentinel(const RecordPtr& record) {
 }
 
 bool wait_for_parent(const RecordPtr& record, Timeout timeout) {
-  return wait_readable(parent_sentinel(record), timeout.deadline());
+  return wait_readable_interruptibly(parent_sentinel(record), timeout.deadline());
 }
 
 void finish_children() noexcept {

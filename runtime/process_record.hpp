@@ -78,8 +78,11 @@ std::string repr_of(const RecordPtr& record);
 
 /// Collects the child's status if it has ended; true when it has.
 bool reap(const RecordPtr& record);
+/// Whether a wait is a user's call, which SIGINT may end by KeyboardInterrupt.
+enum class Interruptible : bool { no, yes };
 /// Waits for its end; false when the timeout came first.
-bool wait_for_end(const RecordPtr& record, Timeout timeout);
+bool wait_for_end(const RecordPtr& record, Timeout timeout,
+                  Interruptible interruptible = Interruptible::no);
 /// Adds a started child to the list of this process's children.
 void add_child(const RecordPtr& record);
 /// The children that have not ended, after collecting those that have.

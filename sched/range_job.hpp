@@ -169,7 +169,7 @@ class alignas(64) RangeJob {
   /// The process that runs `chunk`, 0 when none does.
   [[nodiscard]] std::uint32_t runner(std::uint32_t generation, std::uint64_t chunk) const noexcept;
 
-  /// Names every LOST chunk and the process it died with, 0 when it was cancelled.
+  /// Names every LOST chunk and the process that ran it then, 0 when none did.
   void for_each_lost(
       std::uint32_t generation,
       const std::function<void(std::uint64_t chunk, std::uint32_t owner)>& visit) const;

@@ -7,7 +7,6 @@ namespace millrace::sched {
 namespace {
 
 constexpr unsigned kMaxAttempts = 15;
-constexpr std::uint64_t kAttemptsMask = 0xf000'0000;
 constexpr int kAttemptsShift = 28;
 
 }  // namespace
@@ -141,7 +140,7 @@ bool RangeJob::take_away(Word& word, std::uint32_t generation) noexcept {
   for (;;) {
     const std::uint64_t low = low_of(seen, generation);
     if (state_of(low) == kDone || state_of(low) == kLost) return false;
-    const std::uint64_t lost = (low & kAttemptsMask) | kLost;
+    const std::uint64_t lost = (low & ~std::uint64_t{3}) | kLost;  // who ran it stays
     // CANCEL chunk: seq_cst, so that the caller's wake-up follows it.
     if (word.compare_exchange_weak(seen, make_word(generation, lost), std::memory_order_seq_cst)) {
       return true;

@@ -41,7 +41,10 @@
 #include <climits>
 #include <cstdint>
 #include <millrace/timeout.hpp>
+#include <optional>
 #include <type_traits>
+
+#include "shm/interrupt.hpp"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -210,6 +213,9 @@ struct WaitPolicy {
   /// waited for are alive; may throw.
   void (*on_long_wait)(void* argument) = nullptr;
   void* argument = nullptr;
+  /// The wait is a user's: SIGINT ends it by KeyboardInterrupt (interrupt.hpp). What `ready` takes
+  /// is never lost to it.
+  bool interruptible = false;
 };
 
 /// Spins until `ready()` or until the budget is used up; returns the last ready().
@@ -230,7 +236,8 @@ bool spin_until(Ready&& ready, std::chrono::nanoseconds budget) {
 
 /// Waits until `ready()` is true: spins, yields, parks, as the policy says. Returns true when it
 /// became true, false when the deadline passed first. `ready` must be cheap, read with acquire, and
-/// may take what it finds. Blocks; any thread of any process may call it.
+/// may take what it finds. Blocks; any thread of any process may call it. Throws KeyboardInterrupt
+/// if the policy says so.
 template <class Ready>
 bool wait_until(ParkingSpot& spot, Ready&& ready, const WaitPolicy& policy,
                 Timeout::Clock::time_point deadline = Timeout::Clock::time_point::max()) {
@@ -239,11 +246,15 @@ bool wait_until(ParkingSpot& spot, Ready&& ready, const WaitPolicy& policy,
     sched_yield();
     if (ready()) return true;
   }
+  std::optional<BlockingCall> call;
+  if (policy.interruptible) call.emplace();
   for (;;) {
     const auto now = Timeout::Clock::now();
     if (now >= deadline) return ready();
+    const InterruptibleSleep sleep(call ? &spot : nullptr);
     const ParkingSpot::Key key = spot.prepare();
     if (ready()) return true;
+    if (call) call->check();
     const auto until = deadline - now > policy.slice ? now + policy.slice : deadline;
     const int outcome = spot.wait(key, until);
     if (ready()) return true;

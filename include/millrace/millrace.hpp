@@ -6,6 +6,7 @@
 #include <millrace/context.hpp>
 #include <millrace/errors.hpp>
 #include <millrace/exceptions.hpp>
+#include <millrace/interrupt.hpp>
 #include <millrace/logging.hpp>
 #include <millrace/pool.hpp>
 #include <millrace/process.hpp>
