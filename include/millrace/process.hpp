@@ -113,9 +113,9 @@ class Process {
   // What cannot be started; the compilers quote these lines.
   // clang-format off
   template <class F, class... A> requires runtime::NoTarget<F, A...>
-  explicit Process(F&&, A&&...) = delete;  // pass a copyable callable and Serializable arguments
+  explicit Process(F&&, A&&...) = delete;  // millrace: this callable or argument cannot travel
   template <class F, class... A> requires runtime::NoTarget<F, A...>
-  Process(const ProcessOptions&, F&&, A&&...) = delete;  // callable or argument cannot travel
+  Process(const ProcessOptions&, F&&, A&&...) = delete;  // millrace: this target cannot travel
   // clang-format on
 
   Process(Process&&) noexcept;

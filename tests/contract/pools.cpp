@@ -227,6 +227,7 @@ void collect(mp::Pool& pool, std::vector<int> xs) {
   const std::vector<mp::Outcome<int>> got = later.get();
   auto stars = pool.starmap(add, pairs, {.on_error = mp::collect});
   const std::vector<int> out = pool.map(square, xs, {.on_error = mp::raise});
+  std::cout << r;
 }
 
 void arrays(mp::Pool& pool) {
