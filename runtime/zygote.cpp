@@ -158,6 +158,7 @@ bool ZygoteProcess::start(int index) {
   try {
     const shm::ProcessId id = shm::ProcessTable::instance().reserve();
     note->store(id, std::memory_order_relaxed);
+    shm::ProcessTable::instance().set_heir(id, shared_.parent_id);  // it reads the replies
     slot.phase.store(WorkerPhase::starting, std::memory_order_relaxed);
     slot.range_entered.store(0, std::memory_order_relaxed);
     slot.began_ns.store(0, std::memory_order_relaxed);

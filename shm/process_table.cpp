@@ -143,6 +143,7 @@ void ProcessTable::cancel(ProcessId id) noexcept {
   if (w.generation != generation_of(id)) return;
   if (w.state != State::kReserved && w.state != State::kAlive) return;
   entry.pid.store(0, std::memory_order_relaxed);  // nobody looks: the entry is this process's
+  entry.heir.store(0, std::memory_order_relaxed);
   w.state = State::kFree;
   w.actor = 0;
   // PUBLISH entry: see reserve_in()
@@ -264,6 +265,8 @@ void ProcessTable::end_reaping(ProcessId dead) noexcept {
   Entry& entry = entries_[index_of(dead)];
   std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
   Word w = unpack(seen);
+  // relaxed: PUBLISH entry below orders it before the next user
+  if (w.state == State::kReaping) entry.heir.store(0, std::memory_order_relaxed);
   while (w.generation == generation_of(dead) && w.state == State::kReaping) {
     w.state = State::kFree;
     w.actor = 0;
@@ -275,6 +278,17 @@ void ProcessTable::end_reaping(ProcessId dead) noexcept {
     }
     w = unpack(seen);
   }
+}
+
+void ProcessTable::set_heir(ProcessId id, ProcessId heir) noexcept {
+  // relaxed: read once `id` is dead, after OBSERVE death
+  entries_[index_of(id)].heir.store(heir, std::memory_order_relaxed);
+}
+
+bool ProcessTable::awaits_heir(ProcessId dead) noexcept {
+  // relaxed: see set_heir()
+  const ProcessId heir = entries_[index_of(dead)].heir.load(std::memory_order_relaxed);
+  return heir != 0 && check_alive(heir);
 }
 
 std::size_t ProcessTable::high() const noexcept {

@@ -65,6 +65,12 @@ class ProcessTable {
   /// dead when it is gone. True when it lives. A few system calls; does not block.
   bool check_alive(ProcessId id) noexcept;
 
+  /// Says who reads what process `id` leaves behind: while `heir` lives, reap_all_dead() leaves the
+  /// dead process to it. For the process that reserved `id`, before the fork.
+  void set_heir(ProcessId id, ProcessId heir) noexcept;
+  /// True while a living heir has yet to reap the dead process.
+  [[nodiscard]] bool awaits_heir(ProcessId dead) noexcept;
+
   /// Takes the right to free what a dead process owned: true for one process at a time.
   bool begin_reaping(ProcessId dead) noexcept;
   /// Makes the entry FREE again, after everything was freed.
@@ -106,6 +112,8 @@ class ProcessTable {
     std::atomic<std::uint64_t> start_time;  // written before ALIVE is published, then constant
     std::atomic<std::int32_t> pid;          // likewise
     std::atomic<std::uint64_t> heap;        // its object heap: written by it, read by its reaper
+    std::atomic<std::uint32_t> heir;  // 0: none; written before the fork and by the reaper, then
+                                      // read of dead processes only
   };
 
   bool make_alive(ProcessId id) noexcept;

@@ -26,7 +26,8 @@ void reap_all_dead() noexcept {
   const ProcessId own = this_process_id.load(std::memory_order_relaxed);
   for (std::size_t i = 0; i < table.high(); ++i) {
     const ProcessId id = table.id_at(i);
-    if (table.in_use(i) && id != own && !table.check_alive(id)) reap(id);
+    if (!table.in_use(i) || id == own || table.check_alive(id)) continue;
+    if (!table.awaits_heir(id)) reap(id);
   }
 }
 

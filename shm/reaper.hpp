@@ -12,8 +12,9 @@ namespace millrace::shm {
 /// Whoever reads messages of the dead process from memory that it owned does so before.
 void reap(ProcessId dead) noexcept;
 
-/// Before something is called full: asks the kernel about every process and reaps the dead. Does
-/// nothing inside a NoReaping.
+/// Before something is called full: asks the kernel about every process and reaps the dead, but for
+/// those whose messages a living process has yet to read (ProcessTable::set_heir). Does nothing
+/// inside a NoReaping.
 void reap_all_dead() noexcept;
 
 /// While one lives, this thread holds a lock that reaping needs.

@@ -182,6 +182,25 @@ TEST(ProcessTable, SurvivesTheReapersDeath) {
   reap_all_dead();
 }
 
+// Whoever is to read a dead process's messages reaps it; when that one is gone, anybody does.
+TEST(ProcessTable, LeavesTheDeadToTheirHeirWhileItLives) {
+  ProcessTable& table = ProcessTable::instance();
+  const auto in_use = [&](ProcessId id) { return table.in_use(id & (kMaxProcesses - 1)); };
+  const ProcessId heir = table.reserve();
+  const ProcessId dead = table.reserve();
+  table.set_heir(dead, heir);
+  table.mark_dead(dead, 0);
+  reap_all_dead();
+  EXPECT_TRUE(in_use(dead));
+  EXPECT_EQ(in_child([&] { return (reap_all_dead(), in_use(dead)) ? 0 : 1; }), 0);
+  table.mark_dead(heir, 0);
+  reap_all_dead();
+  EXPECT_FALSE(in_use(heir));
+  EXPECT_FALSE(table.awaits_heir(dead));
+  reap_all_dead();  // the heir's entry may come after
+  EXPECT_FALSE(in_use(dead));
+}
+
 TEST(Liveness, KnowsAProcessByItsStartTime) {
   const std::uint64_t started = start_time_of(0);
   EXPECT_NE(started, 0U);
