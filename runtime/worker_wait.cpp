@@ -113,8 +113,14 @@ bool wake_one_worker(PoolShared& pool, int from) noexcept {
       const int index = word * 64 + std::countr_zero(bits);
       bits &= bits - 1;
       if (index >= pool.workers) break;
-      // An absent worker's bit stays: it is not asleep, there is none.
-      if (pool.slots[index].id.load(std::memory_order_relaxed) == 0) continue;
+      // The bit of a worker that is absent or begins stays: it is not asleep, and one that begins
+      // looks for work by itself.
+      const WorkerSlot& slot = pool.slots[index];
+      // STAND worker: zygote.cpp writes
+      if (slot.id.load(std::memory_order_acquire) == 0 ||
+          slot.phase.load(std::memory_order_relaxed) == WorkerPhase::starting) {
+        continue;
+      }
       if (wake_worker(pool, index)) return true;
     }
   }
