@@ -87,9 +87,7 @@ class Starting {
     if (record.creator != ::getpid()) {
       throw AssertionError("can only start a process object created by current process");
     }
-    if (self->daemon && !self->may_have_children) {
-      throw AssertionError("daemonic processes are not allowed to have children");
-    }
+    runtime::check_may_have_children(*self);
     record.stage = Stage::starting;
   }
   ~Starting() {

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <millrace/errors.hpp>
 #include <millrace/logging.hpp>
 #include <mutex>
 #include <system_error>
@@ -191,6 +192,12 @@ RecordPtr current_record() {
   return all.self;
 }
 
+void check_may_have_children(const ProcessRecord& self) {
+  if (self.daemon && !self.may_have_children) {
+    throw AssertionError("daemonic processes are not allowed to have children");
+  }
+}
+
 Bytes own_authkey() {
   Processes& all = processes();
   const std::lock_guard guard(all.mutex);
@@ -205,6 +212,7 @@ RecordPtr new_child_record() {
   record->identity = all.self->identity;
   record->identity.push_back(++all.counter);
   record->daemon = all.self->daemon;
+  record->may_have_children = all.self->may_have_children;
   record->authkey = key_of_self(all);
   return record;
 }

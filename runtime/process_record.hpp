@@ -36,7 +36,7 @@ struct ProcessRecord {
   std::optional<std::string> name;  // none: class_name and identity
   std::optional<affinity::Binding> bind;
   bool daemon = false;
-  bool may_have_children = false;  // though daemonic: pool workers
+  bool may_have_children = false;  // though daemonic: pool workers and what they start
   Bytes authkey;
   pid_t pid = 0;
   shm::ProcessId id = 0;
@@ -64,6 +64,8 @@ RecordPtr current_record();
 /// A record for a child that this process is about to make: its identity, daemon flag and key come
 /// from this process.
 RecordPtr new_child_record();
+/// Throws AssertionError when `self` is daemonic and may not have children. Under process_mutex().
+void check_may_have_children(const ProcessRecord& self);
 /// The key of this process, made on first use in the main process.
 Bytes own_authkey();
 /// In a new child: makes `self` the record of this process, and `origin` its parent.
