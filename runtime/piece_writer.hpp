@@ -27,12 +27,17 @@ class PieceWriter final : public wire::Writer {
   }
   /// The block, if the piece needed one; it is the caller's to give back.
   [[nodiscard]] BlockCache::Block block() const noexcept { return block_; }
-  /// Gives block and references back: the piece has ended.
+  /// Gives block and references back: nobody has seen the piece.
   void drop() noexcept {
     revert(0);
     if (block_.data != nullptr) cache_->give(block_);
     block_ = {};
     rebase(nullptr, nullptr, nullptr);
+  }
+  /// The same when the piece has ended: a reply may lie where it was, `copy` is what was there.
+  void drop(std::byte* copy) noexcept {
+    if (block_.data == nullptr && holds_references()) rebase(copy, copy + size(), copy + size());
+    drop();
   }
   /// Where a reply may begin behind `size` bytes of payload.
   static constexpr std::size_t aligned(std::size_t bytes) noexcept {

@@ -106,7 +106,7 @@ void ProcessPool::release(Lane&, Ticket& ticket, TaskRing::Slot& slot) {
   if (std::exchange(ticket.timed, false)) --timed_out_;
   if (const auto block = ticket.writer.block(); block.data != nullptr) bytes_out_ -= block.capacity;
   if (ticket.quarantined == 0) {
-    ticket.writer.drop();
+    ticket.drop();
     TaskRing::retire(slot);
   }
 }
@@ -140,8 +140,7 @@ void ProcessPool::complete_jobs(Lock& lock) {
     in_callbacks_.erase(std::ranges::find(in_callbacks_, thread_token()));
     job->done_ = true;
     job->log_.reset();
-    if (job->context_block_ != nullptr) shm::Arena::instance().deallocate(job->context_block_);
-    job->context_block_ = nullptr;
+    put_away(*job);
     if (job->settings_.asynchronous) --asynchronous_;
     if (sleepers_ != 0) changed_.notify_all();
     lock.unlock();

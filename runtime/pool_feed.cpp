@@ -162,7 +162,7 @@ std::optional<std::uint16_t> ProcessPool::free_slot(Lane& lane) {
     if (ticket.quarantined != 0) {
       if (!shm::ProcessTable::instance().is_dead(ticket.quarantined)) continue;
       ticket.quarantined = 0;
-      ticket.writer.drop();
+      ticket.drop();
     }
     return static_cast<std::uint16_t>(lane.next % kTaskSlots);
   }
@@ -221,7 +221,10 @@ bool ProcessPool::feed_one(const JobPtr& job, Lane& lane) {
   }
   slot.function = job->settings_.entry;
   slot.context = reinterpret_cast<std::uint64_t>(job->context_block_);
-  if (job->settings_.retries != 0) std::memcpy(ticket.kept, slot.bytes, sizeof ticket.kept);
+  // Needed when the worker may have written over it: to run it again, to give references back.
+  if (job->settings_.retries != 0 || ticket.writer.holds_references()) {
+    std::memcpy(ticket.kept, slot.bytes, sizeof ticket.kept);
+  }
   publish(lane, *index, size);
   return true;
 }

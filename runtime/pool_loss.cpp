@@ -91,6 +91,7 @@ bool ProcessPool::handle_deaths() {
     forget(worker);
   }
   std::erase_if(doomed_, [&table](std::uint32_t worker) { return table.is_dead(worker); });
+  clear_remains();
   wake_all_workers(*shared_);  // a wake-up may have died with its sleeper
   return any;
 }
@@ -117,6 +118,28 @@ void ProcessPool::forget(std::uint32_t worker) noexcept {
       }
     }
   }
+}
+
+// What the workers read of an ended job is freed, unless one of them may do so still.
+void ProcessPool::put_away(Job& job) {
+  if (!quiet()) {
+    remains_.push_back({job.context_block_, std::move(job.keep_), doomed_});
+  } else if (job.context_block_ != nullptr) {
+    shm::Arena::instance().deallocate(job.context_block_);
+  }
+  job.context_block_ = nullptr;
+}
+
+void ProcessPool::clear_remains() noexcept {
+  if (state_ == State::terminate && !ended_) return;  // every worker is being ended
+  const ProcessTable& table = ProcessTable::instance();
+  std::erase_if(remains_, [&](Remains& one) {
+    if (!ended_ && !std::ranges::all_of(one.readers, [&](auto id) { return table.is_dead(id); })) {
+      return false;
+    }
+    if (one.context != nullptr) shm::Arena::instance().deallocate(one.context);
+    return true;
+  });
 }
 
 // A slot that was taken away: its piece is run again, or ends with `error`.
@@ -282,6 +305,7 @@ void ProcessPool::fail_everything(const std::exception_ptr& error) {
       if (!TaskRing::take_away(slot, state)) continue;
       if (TaskState::tag(state) == TaskTag::running) {
         lane->tickets[index].quarantined = TaskState::owner(state);
+        if (state_ != State::terminate) kill_worker(TaskState::owner(state));
       }
       lose(*lane, index, error, false);
     }

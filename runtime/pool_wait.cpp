@@ -73,7 +73,8 @@ bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
   };
   for (;;) {
     if (job.settings_.progress) report_progress(lock, job);
-    const bool worth = !jobs_.empty() || !completed_.empty() || anything_arrived(nullptr);
+    const bool worth =
+        !jobs_.empty() || timed_ranges_ != 0 || !completed_.empty() || anything_arrived(nullptr);
     const bool moved = worth && pump(lock);
     if (job.ready()) return leave(true);
     if (deadline != Clock::time_point::max() && Clock::now() >= deadline) return leave(false);

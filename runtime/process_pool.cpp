@@ -42,6 +42,11 @@ std::shared_ptr<PoolCore> PoolCore::make(const PoolOptions& options,
     throw ValueError("cores_per_worker must be at least 1, not " +
                      std::to_string(options.cores_per_worker));
   }
+  {
+    const RecordPtr self = current_record();
+    const std::lock_guard guard(process_mutex());
+    check_may_have_children(*self);
+  }
   return {new ProcessPool(options, std::move(initializer)), &ProcessPool::dispose};
 }
 
@@ -108,7 +113,7 @@ ProcessPool::~ProcessPool() {
 void ProcessPool::free_shared() noexcept {
   ranges_.clear();
   for (auto& lane : lanes_) {
-    for (Ticket& ticket : lane->tickets) ticket.writer.drop();
+    for (Ticket& ticket : lane->tickets) ticket.drop();
     shm::Arena::instance().deallocate(lane->ring);
   }
   lanes_.clear();
@@ -247,6 +252,7 @@ void ProcessPool::terminate() noexcept {
   end_processes();
   Lock lock(mutex_);
   ended_ = true;
+  clear_remains();
   complete_jobs(lock);
   // What callbacks in other threads refer to may go with the pool; one of our own goes on after us.
   while (!in_callbacks_.empty() && std::ranges::count(in_callbacks_, thread_token()) == 0) {

@@ -81,7 +81,16 @@ class ProcessPool final : public PoolCore {
     std::uint32_t quarantined = 0;  ///< worker that may still write here; 0: none
     bool out = false;
     bool timed = false;                            ///< counted in timed_out_
-    std::byte kept[TaskRing::Slot::kInlineBytes];  ///< the payload, for another attempt
+    std::byte kept[TaskRing::Slot::kInlineBytes];  ///< the payload, where it is needed again
+
+    void drop() noexcept { writer.drop(kept); }
+  };
+
+  /// What an ended job leaves while a worker that was told to end may still read it.
+  struct Remains {
+    std::byte* context;
+    std::shared_ptr<const void> kept;
+    std::vector<std::uint32_t> readers;
   };
 
   /// The parent's view of one node's task ring.
@@ -151,6 +160,8 @@ class ProcessPool final : public PoolCore {
   int position_of(std::uint32_t worker) const;
   std::vector<std::uint32_t> newly_dead() const;
   void forget(std::uint32_t worker) noexcept;
+  void put_away(Job& job);
+  void clear_remains() noexcept;
   void fail_everything(const std::exception_ptr& error);
   void check_zygote();
   std::exception_ptr broken_error() const;
@@ -193,6 +204,7 @@ class ProcessPool final : public PoolCore {
   std::exception_ptr broken_;
   Clock::time_point zygote_checked_{};
   std::vector<std::uint32_t> doomed_;  ///< workers that were told to end, not known dead
+  std::vector<Remains> remains_;
 
   std::uint64_t probe_word_ = 0;  ///< workers read and write it to see whether they can
   PoolPlan plan_;

@@ -272,7 +272,8 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
   if constexpr (wire::kBitwise<V> && wire::kBitwise<R> && std::is_default_constructible_v<V>) {
     const bool shared = runtime::in_arena(std::ranges::data(in), size * sizeof(V)) &&
                         runtime::in_arena(std::ranges::data(out), size * sizeof(R));
-    if (shared || core().reaches_private_memory()) {
+    // A joblog keeps results: then they travel, as map's do.
+    if (options.joblog.empty() && (shared || core().reaches_private_memory())) {
       const runtime::IntoPlace place{reinterpret_cast<std::uint64_t>(std::ranges::data(in)),
                                      reinterpret_cast<std::uint64_t>(std::ranges::data(out))};
       run_range(f,

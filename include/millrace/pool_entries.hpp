@@ -92,7 +92,7 @@ F job_callable(std::span<const std::byte> context, std::uint64_t job) {
 /// Encodes a result; what its serialiser throws becomes MaybeEncodingError.
 template <class R>
 void put_result(wire::Writer& out, const R& result) {
-  if constexpr (std::is_trivially_copyable_v<R>) {
+  if constexpr (wire::kBitwise<R>) {
     wire::encode(out, result);
   } else {
     try {

@@ -1,5 +1,7 @@
 // The joblog of a map: a later run goes on where one ended. Beyond Python.
+#include <algorithm>
 #include <filesystem>
+#include <millrace/arena.hpp>
 #include <millrace/pool.hpp>
 #include <string>
 #include <system_error>
@@ -89,6 +91,19 @@ TEST_P(PoolJoblog, AJoblogWorksWithEveryKindOfMap) {
       std::vector<int> all;
       for (const int x : pool.imap(count, Countdown(10), o)) all.push_back(x);
       return all;
+    });
+    const auto in = numbers(10);
+    twice([&](const mp::MapOptions& o) {
+      std::vector<int> out(10);
+      pool.map_into(count, in, out, o);
+      return out;
+    });
+    const mp::shared_array<int> shared(10);
+    std::ranges::copy(in, shared.begin());
+    twice([&](const mp::MapOptions& o) {
+      const mp::shared_array<int> out(10);
+      pool.map_into(count, shared, out, o);
+      return std::vector<int>(out.begin(), out.end());
     });
   }
 }

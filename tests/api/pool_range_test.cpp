@@ -87,7 +87,7 @@ TEST_P(PoolRange, MapIntoOfTwoSizesIsValueError) {
   EXPECT_THROW(pool.map_into(kTwice, in, out), mp::ValueError);
   out.resize(3);
   EXPECT_THROW(pool.map_into(kTwice, in, out, {.chunksize = 0}), mp::ValueError);
-  EXPECT_THROW(pool.map_into(kTwice, in, out, {.joblog = "none"}), mp::ValueError);
+  EXPECT_THROW(pool.parallel_for(3, [](std::size_t) {}, {.joblog = "none"}), mp::ValueError);
   EXPECT_THROW(pool.map_into(kTwice, out, out, {.retries = 1}), mp::ValueError);
 }
 
