@@ -339,7 +339,9 @@ TEST_P(PoolImap, SeveralIteratorsInTurn) {
   for (int i = 0; i < 300; ++i) {
     ASSERT_EQ(first.next(), i * i);
     ASSERT_EQ(second.next(), i + 1);
-    if (i % 50 == 0) EXPECT_EQ(pool.map(square, {i}), std::vector<int>{i * i});
+    if (i % 50 == 0) {
+      EXPECT_EQ(pool.map(square, {i}), std::vector<int>{i * i});
+    }
   }
   EXPECT_FALSE(first.next());
 }
