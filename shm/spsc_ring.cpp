@@ -84,15 +84,40 @@ SpscRing::Bulk SpscRing::decode(std::uint64_t cell, std::uint64_t tail) const {
   return {start, bytes};
 }
 
+// The consumer writes claims of both tails, then the tails: cursor claim, bulk claim, cursor, bulk.
+// So the bulk tail of a cursor is its claim if the claims are those of that cursor, else the tail.
+SpscRing::Tails SpscRing::tails() const {
+  // A live consumer moves on at most once per message that is still there.
+  const std::uint64_t most = line_count_ * kCellCount + 2;
+  for (std::uint64_t tries = 0; tries < most; ++tries) {
+    // OBSERVE tail: acquire; whoever sees a cursor sees its claims, and what was read before it may
+    // be overwritten.
+    const std::uint64_t cursor = header_->cursor_tail.load(std::memory_order_acquire);
+    // OBSERVE claim: acquire, each ahead of the next: who sees the bulk claim of a later cursor
+    // sees the claim of that cursor too; who sees that one, the bulk tail of this cursor; who sees
+    // a later bulk tail, the later cursor.
+    const std::uint64_t claim = header_->bulk_claim.load(std::memory_order_acquire);
+    // OBSERVE claim: after the bulk's.
+    const std::uint64_t claimed = header_->cursor_claim.load(std::memory_order_acquire);
+    // OBSERVE tail: after the claims.
+    const std::uint64_t tail = header_->bulk_tail.load(std::memory_order_acquire);
+    // OBSERVE tail: last: nothing of it moved meanwhile.
+    if (header_->cursor_tail.load(std::memory_order_acquire) != cursor) continue;
+    const std::uint64_t bulk = claimed == cursor ? claim : tail;
+    if (bulk % 64 != 0 || bulk - tail > 2 * bulk_bytes_) corrupt("bulk tail", bulk);
+    return {cursor, bulk};
+  }
+  corrupt("line tail", header_->cursor_tail.load(std::memory_order_relaxed));  // for the message
+}
+
 // ---- producer
 
 SpscRing::Producer::Producer(const SpscRing& ring) : SpscRing(ring) {
-  // OBSERVE tail: acquire, so that what the consumer has read may be overwritten. The bulk first:
-  // then the cursor is no older, and all bulk from the cursor on lies behind this tail.
+  // OBSERVE tail: the word as it stands, which may be behind: then the ring looks fuller. Ahead of
+  // tails(), so that it is not beyond the bulk that is found from there on.
   seen_bulk_tail_ = header_->bulk_tail.load(std::memory_order_acquire);
-  const std::uint64_t cursor =
-      header_->cursor_tail.load(std::memory_order_acquire);  // OBSERVE tail
-  bulk_head_ = seen_bulk_tail_;
+  const auto [cursor, bulk] = tails();
+  bulk_head_ = bulk;
   seen_line_tail_ = cursor / 8;
   unsigned first = static_cast<unsigned>(cursor % 8);
   for (position_ = seen_line_tail_; position_ - seen_line_tail_ < line_count_; ++position_) {
@@ -220,16 +245,19 @@ std::byte* SpscRing::Producer::reserve(std::size_t bytes, const WaitPolicy& poli
 // ---- consumer
 
 SpscRing::Consumer::Consumer(const SpscRing& ring) : SpscRing(ring) {
-  // OBSERVE tail: acquire, a predecessor's last word.
-  given_cursor_ = header_->cursor_tail.load(std::memory_order_acquire);
-  given_bulk_ = header_->bulk_tail.load(std::memory_order_acquire);  // OBSERVE tail
-  bulk_done_ = bulk_end_ = given_bulk_;
-  cursor_ = given_cursor_;
+  const auto [cursor, bulk] = tails();
+  cursor_ = given_cursor_ = cursor;
+  bulk_done_ = bulk_end_ = given_bulk_ = bulk;
+  // PUBLISH tail: release; what a predecessor had not come to.
+  header_->bulk_tail.store(bulk, std::memory_order_release);
   line_ = &line(position());
 }
 
-// KEEP order: the cursor is the truth, the bulk follows it (release_bulk()).
+// KEEP order: the cursor is the truth, the bulk follows it (release_bulk(), peek_bulk()).
 void SpscRing::Consumer::resume() noexcept {
+  if (cursor_ > bulk_at_) bulk_done_ = bulk_end_;  // released, whatever came of its bulk
+  given_bulk_ = ~std::uint64_t{0};                 // as good as not given: publish all
+  publish_tails();
   line_ = &line(position());
   codes_ = 0;
   closed_ = false;
@@ -273,6 +301,9 @@ bool SpscRing::Consumer::look() {
 SpscMessage SpscRing::Consumer::peek_bulk(std::uint64_t code) {
   if (code != kBulkCode) corrupt("code of a message", code);
   const Bulk bulk = decode(line_->cell[cursor_ & 7], bulk_done_);
+  bulk_at_ = cursor_;
+  // KEEP order: an end that is not yet written belongs to no message that was released.
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   bulk_end_ = bulk.start + up_to_64(bulk.bytes);
   return {bulk_ + (bulk.start & (bulk_bytes_ - 1)), bulk.bytes};
 }
@@ -288,12 +319,20 @@ void SpscRing::Consumer::release_bulk() noexcept {
 }
 
 void SpscRing::Consumer::publish_tails() noexcept {
+  const bool bulk_moved = bulk_done_ != given_bulk_;
   given_cursor_ = cursor_;
   given_bulk_ = bulk_done_;
+  if (bulk_moved) {
+    // PUBLISH claim: release, in this order; pairs with OBSERVE claim in tails().
+    header_->cursor_claim.store(given_cursor_, std::memory_order_release);
+    header_->bulk_claim.store(given_bulk_, std::memory_order_release);  // PUBLISH claim
+  }
   // PUBLISH tail: release; pairs with OBSERVE tail in Producer::observe_tails(). The cells and the
   // bulk before it have been read.
   header_->cursor_tail.store(given_cursor_, std::memory_order_release);
-  header_->bulk_tail.store(given_bulk_, std::memory_order_release);  // PUBLISH tail
+  if (bulk_moved) {
+    header_->bulk_tail.store(given_bulk_, std::memory_order_release);  // PUBLISH tail
+  }
 }
 
 void SpscRing::Consumer::give_back() noexcept {

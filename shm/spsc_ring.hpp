@@ -37,7 +37,8 @@
 //    but not flushed die with it. A new Producer finds the place from the tails and the lines.
 //  - consumer: a message peeked but not released is still there. If its end lay in shared memory
 //    the successor goes on at that message; the position moves on by one store, before the bulk is
-//    given back. A new Consumer starts at the published tail and may see messages again.
+//    given back. A new Consumer starts at the published tail and may see messages again. Tails that
+//    were half published are made whole by either.
 //
 // Wake-ups: a consumer that found nothing parks on the items spot, a producer without room on the
 // room spot (shm/parking.hpp). Publishing does not look for sleepers, wake() does: once after the
@@ -103,9 +104,12 @@ class SpscRing {
     std::uint64_t bulk_bytes;
     // PUBLISH tail: written by the consumer, read by a producer that has run out of room. The
     // cursor first, then the bulk, so that whoever starts at the cursor finds its bulk not yet
-    // given back.
+    // given back. Between the two stores the bulk's tail is behind: the claims, written ahead of
+    // both, tell a successor of either end what it is going to be (tails()).
     alignas(64) std::atomic<std::uint64_t> cursor_tail{0};  // line * 8 + cell not yet consumed
     std::atomic<std::uint64_t> bulk_tail{0};                // bytes of bulk given back
+    std::atomic<std::uint64_t> cursor_claim{0};
+    std::atomic<std::uint64_t> bulk_claim{0};
     // The consumer sleeps on items, the producer on room; written only around sleeps.
     alignas(64) ParkingSpot items;
     alignas(64) ParkingSpot room;
@@ -129,6 +133,10 @@ class SpscRing {
     std::uint64_t start;  // position
     std::uint64_t bytes;
   };
+  struct Tails {
+    std::uint64_t cursor;
+    std::uint64_t bulk;  // as it belongs to that cursor
+  };
 
   SpscRing(void* memory, const SpscGeometry& geometry) noexcept;
 
@@ -144,6 +152,8 @@ class SpscRing {
   }
   // Where the bulk message of a cell lies, at or after position `tail`; checked.
   [[nodiscard]] Bulk decode(std::uint64_t cell, std::uint64_t tail) const;
+  // Both tails as of one instant, for a successor of either end.
+  [[nodiscard]] Tails tails() const;
   [[noreturn]] void corrupt(const char* what, std::uint64_t value) const;
 
   Header* header_;
@@ -328,7 +338,8 @@ class SpscRing::Consumer : private SpscRing {
   Line* line_ = nullptr;            // its line
   std::uint64_t codes_ = 0;         // of the line, as seen last, from the next message on
   bool closed_ = false;             // the line's closed bit as seen last
-  std::uint64_t bulk_end_ = 0;      // position after the peeked bulk message
+  std::uint64_t bulk_at_ = 0;       // the cursor of the bulk message that was peeked last
+  std::uint64_t bulk_end_ = 0;      // position after it
   std::uint64_t bulk_done_ = 0;     // position after the last released one
   std::uint64_t given_cursor_ = 0;  // the tails as published last
   std::uint64_t given_bulk_ = 0;

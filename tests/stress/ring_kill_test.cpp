@@ -53,6 +53,7 @@ class SpscKill : public ::testing::Test {
  protected:
   static constexpr SpscGeometry kGeometry{4, 1024};
   static constexpr std::size_t kBulk = 300;
+  static constexpr std::size_t kAllBulk = 1024;  // fits only when all of the bulk was given back
 
   void reset() {
     ring.emplace(SpscRing::create(memory.get(), kGeometry));
@@ -85,7 +86,7 @@ class SpscKill : public ::testing::Test {
   bool works(SpscRing::Producer& to, SpscRing::Consumer& from) {
     for (int i = 0; i < 20; ++i) {
       const int sent = number;
-      push(to, i % 2 == 0 ? 40 : kBulk);
+      push(to, i % 3 == 0 ? 40 : i % 3 == 1 ? kAllBulk : kBulk);
       if (pop(from) != sent % 256 || pop(from) != -1) return false;
     }
     return true;
@@ -118,13 +119,13 @@ class SpscKill : public ::testing::Test {
     expect_unbroken(step_kill(c));
   }
 
-  // A consumer is ended while it takes the first of three messages: its successor, which takes over
+  // A consumer is ended while it takes the first of some messages: its successor, which takes over
   // the end in shared memory, finds it again or finds it gone, and the rest.
-  void kill_a_consumer(std::size_t bytes) {
+  void kill_a_consumer(std::size_t bytes, int count = 3) {
     StepKillCase c;
-    c.setup = [&, bytes] {
+    c.setup = [&, bytes, count] {
       reset();
-      for (int i = 0; i < 3; ++i) push(*producer, bytes);
+      for (int i = 0; i < count; ++i) push(*producer, bytes);
     };
     c.operation = [&] {
       take(*consumer);
@@ -134,11 +135,11 @@ class SpscKill : public ::testing::Test {
       push(*producer, 8);  // has room whatever the consumer does
       return true;
     };
-    c.check = [&](long, bool finished) {
+    c.check = [&, count](long, bool finished) {
       consumer->resume();
       int next = pop(*consumer);
       if (next != 1 && (next != 0 || finished)) return false;
-      for (++next; next < 4; ++next) {
+      for (++next; next < count + 1; ++next) {
         if (pop(*consumer) != next) return false;
       }
       return pop(*consumer) == -1 && works(*producer, *consumer);
@@ -160,6 +161,7 @@ TEST_F(SpscKill, ProducerOfALongMessage) { kill_a_producer(kBulk, Publish::now, 
 TEST_F(SpscKill, ProducerThatPublishesLater) { kill_a_producer(8, Publish::later, 0); }
 TEST_F(SpscKill, ConsumerOfAShortMessage) { kill_a_consumer(24); }
 TEST_F(SpscKill, ConsumerOfALongMessage) { kill_a_consumer(kBulk); }
+TEST_F(SpscKill, ConsumerOfAllTheBulk) { kill_a_consumer(kAllBulk, 1); }
 
 // A new consumer, with an end of its own, may see again what was not given back, and nothing else.
 TEST_F(SpscKill, ConsumerWhoseEndDiesWithIt) {
