@@ -1,5 +1,6 @@
 #include <cxxabi.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -49,6 +50,17 @@ void log_callback_failure(const char* which) noexcept {
                        " threw: " + describe_exception(std::current_exception()));
   } catch (...) {  // a logger that fails must not harm the pool
   }
+}
+
+void provide_pages(void* data, std::size_t bytes) noexcept {
+  constexpr std::size_t kWorth = std::size_t{64} << 10;
+  if (bytes < kWorth) return;
+  static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<std::uintptr_t>(data) / page * page;
+  const auto last = (reinterpret_cast<std::uintptr_t>(data) + bytes) / page * page;
+  const int saved = errno;  // an older kernel refuses, and nothing is lost
+  if (last > first) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_POPULATE_WRITE);
+  errno = saved;
 }
 
 bool in_arena(const void* data, std::size_t bytes) noexcept {

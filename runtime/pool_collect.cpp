@@ -52,9 +52,10 @@ bool ProcessPool::collect(Lane& lane) {
   if (settled == 0) return false;
   // The more tasks are settled in a microsecond, the deeper the queue: about a millisecond of work,
   // so that a parent that sleeps can be woken in time and a later job still gets its turn soon.
-  const auto now = Clock::now();
-  if (lane.last_settled != Clock::time_point{}) {
-    const double us = std::chrono::duration<double, std::micro>(now - lane.last_settled).count();
+  const std::uint64_t now = shm::ticks();
+  if (lane.last_settled != 0) {
+    const double us =
+        static_cast<double>(now - lane.last_settled) / static_cast<double>(shm::ticks_per_us());
     const double rate = static_cast<double>(settled) / std::max(us, 0.05);
     lane.rate = lane.rate == 0 ? rate : 0.75 * lane.rate + 0.25 * rate;
     const auto wanted = static_cast<std::size_t>(std::min(lane.rate * 1000.0, 1e6));

@@ -3,17 +3,20 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <millrace/errors.hpp>
 #include <utility>
 
 #include "runtime/joblog.hpp"
+#include "runtime/pool_range.hpp"
 #include "runtime/process_pool.hpp"
 
 namespace millrace::runtime {
 namespace {
 
-constexpr std::size_t kMaxBytesOut = std::size_t{16} << 20;
+constexpr std::size_t kSpareContext = 1024;
+constexpr std::size_t kMaxBytesOut = std::size_t{1} << 22;
 
 // Microseconds that may go into reading inputs before workers and waiters are looked after again.
 constexpr std::uint64_t kReadSlice = 200;
@@ -30,8 +33,7 @@ void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
   job->started_ = job->settings_.progress ? Clock::now() : Clock::time_point{};
   if (!job->settings_.joblog.empty()) job->log_ = Joblog::open(*job);
   if (!context.empty()) {
-    job->context_block_ = static_cast<std::byte*>(
-        shm::Arena::instance().allocate(sizeof(ContextHeader) + context.size()));
+    job->context_block_ = take_context(sizeof(ContextHeader) + context.size());
     auto* header = new (job->context_block_) ContextHeader{job->id_, context.size(), 0};
     std::memcpy(header->data(), context.data(), context.size());
   }
@@ -43,19 +45,47 @@ void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
   });
   jobs_.insert(behind, std::move(job));
   const bool blocked = !asynchronous && !caller_feeds;
+  JobPtr only = jobs_.size() == 1 ? jobs_.front() : nullptr;
   feed(lock);
+  if (only != nullptr) only->fresh_ = blocked && only->exhausted_;
   if (!blocked) wake_owed();
   if (!completed_.empty()) complete_jobs(lock);
   if (asynchronous_ != 0) start_collector();
+}
+
+// Memory for a job's context. The block of the last job is kept for the next: a small job costs
+// less than the arena's bookkeeping.
+std::byte* ProcessPool::take_context(std::size_t bytes) {
+  if (bytes > kSpareContext) {
+    return static_cast<std::byte*>(shm::Arena::instance().allocate(bytes));
+  }
+  if (spare_context_ != nullptr) return std::exchange(spare_context_, nullptr);
+  return static_cast<std::byte*>(shm::Arena::instance().allocate(kSpareContext));
+}
+
+void ProcessPool::give_context(std::byte* block) noexcept {
+  if (block == nullptr) return;
+  const auto* header = reinterpret_cast<const ContextHeader*>(block);
+  if (spare_context_ == nullptr && sizeof *header + header->size <= kSpareContext) {
+    spare_context_ = block;
+  } else {
+    shm::Arena::instance().deallocate(block);
+  }
 }
 
 // Tells workers that are bound to this very cpu not to spin on it.
 void ProcessPool::note_parent_cpu() {
   const int cpu = ::sched_getcpu();
   // relaxed: advice for spinning workers.
-  if (shared_->parent_cpu.load(std::memory_order_relaxed) != cpu) {
-    shared_->parent_cpu.store(cpu, std::memory_order_relaxed);
-  }
+  if (cpu == parent_cpu_) return;
+  parent_cpu_ = cpu;
+  shared_->parent_cpu.store(cpu, std::memory_order_relaxed);  // advice
+  const auto seat = std::ranges::find_if(plan_.workers, [this, cpu](const PoolPlan::Worker& place) {
+    return plan_.apply_binding && place.home == cpu;
+  });
+  shared_->parent_seat.store(
+      seat == plan_.workers.end() ? -1 : static_cast<int>(seat - plan_.workers.begin()),
+      std::memory_order_relaxed);
 }
 
 bool ProcessPool::may_feed(const Job& job) const {
@@ -107,7 +137,10 @@ bool ProcessPool::feed(Lock& lock) {
     const Lane& lane = *lanes_[i];
     // relaxed: advice to workers when to wake the parent for more.
     const std::uint64_t half = lane.next - std::min<std::uint64_t>(lane.next, lane.out.size() / 2);
-    shared_->low_water[i].store(more ? half : UINT64_MAX, std::memory_order_relaxed);
+    const std::uint64_t mark = more ? half : UINT64_MAX;
+    // Workers look at it for every task: it is left alone while it need not change.
+    if (shared_->low_water[i].load(std::memory_order_relaxed) == mark) continue;
+    shared_->low_water[i].store(mark, std::memory_order_relaxed);
   }
   return any;
 }
@@ -233,7 +266,7 @@ void ProcessPool::publish(Lane& lane, std::uint16_t index, std::uint32_t size) {
   Ticket& ticket = lane.tickets[index];
   lane.ring->at(index).size = size;
   ticket.out = true;
-  if (lane.out.empty()) lane.last_settled = {};
+  if (lane.out.empty()) lane.last_settled = 0;
   lane.out.push_back(index);
   lane.ring->publish(lane.next++);
 }
@@ -244,17 +277,26 @@ void ProcessPool::fail_feeding(const JobPtr& job, const std::exception_ptr& erro
   piece_ended(job, {});
 }
 
+// Tasks that are out, claimed or not.
+std::size_t ProcessPool::tasks_out() const {
+  std::size_t out = 0;
+  for (const auto& lane : lanes_) out += lane->out.size();
+  return out;
+}
+
 // Workers that spin, or are about to sleep and look once more: each takes a task by itself.
-std::size_t ProcessPool::spinning_workers() const {
-  std::size_t spinning = 0;
-  for (int i = 0; i < shared_->workers; ++i) {
+// `published` tasks were put out since they could last look.
+std::size_t ProcessPool::spinning_workers(std::size_t published) const {
+  if (std::ranges::any_of(ranges_, [](const auto& one) { return one->busy; })) return 0;
+  std::size_t awake = static_cast<std::size_t>(shared_->workers);
+  for (std::int32_t word = 0; word * 64 < shared_->workers; ++word) {
     // WAKE worker: seq_cst: ordered after the publication of the tasks.
-    const std::uint64_t idle = shared_->idle[i / 64].load(std::memory_order_seq_cst);
-    const bool asleep = (idle >> (i % 64) & 1) != 0;
-    const WorkerPhase phase = shared_->slots[i].phase.load(std::memory_order_relaxed);
-    if (!asleep && phase == WorkerPhase::idle) ++spinning;
+    const std::uint64_t idle = shared_->idle[word].load(std::memory_order_seq_cst);
+    awake -= std::min<std::size_t>(awake, static_cast<std::size_t>(std::popcount(idle)));
   }
-  return spinning;
+  const std::size_t out = tasks_out();
+  const std::size_t older = out - std::min(out, published);
+  return awake - std::min(awake, older);
 }
 
 // Wakes workers for what was published since the last time. As few as there is work for: each wake
@@ -264,17 +306,21 @@ void ProcessPool::wake_owed() {
   if (tasks != 0 && busy()) wake_for(tasks);
 }
 
-void ProcessPool::wake_for(std::size_t tasks) {
+// True if anybody was.
+bool ProcessPool::wake_for(std::size_t tasks) {
   std::uint64_t idle = 0;
   for (int word = 0; word * 64 < shared_->workers; ++word) {
     // SLEEP worker: worker.cpp announces, pool_feed.cpp looks
     idle |= shared_->idle[word].load(std::memory_order_seq_cst);
   }
-  if (idle == 0) return;
-  const std::size_t spinning = spinning_workers();
-  for (std::size_t woken = 0; woken < 2 && spinning + woken < tasks; ++woken) {
-    if (!wake_one_worker(*shared_)) return;
+  if (idle == 0) return false;
+  const std::size_t spinning = spinning_workers(tasks);
+  std::size_t woken = 0;
+  while (woken < 2 && spinning + woken < tasks && worth_waking(*shared_) &&
+         wake_one_worker(*shared_)) {
+    ++woken;
   }
+  return woken != 0;
 }
 
 }  // namespace millrace::runtime

@@ -8,6 +8,7 @@
 #include <millrace/errors.hpp>
 #include <utility>
 
+#include "runtime/own_pid.hpp"
 #include "runtime/pool_range.hpp"
 #include "runtime/process_pool.hpp"
 #include "shm/arena.hpp"
@@ -124,8 +125,8 @@ void ProcessPool::forget(std::uint32_t worker) noexcept {
 void ProcessPool::put_away(Job& job) {
   if (!quiet()) {
     remains_.push_back({job.context_block_, std::move(job.keep_), doomed_});
-  } else if (job.context_block_ != nullptr) {
-    shm::Arena::instance().deallocate(job.context_block_);
+  } else {
+    give_context(job.context_block_);
   }
   job.context_block_ = nullptr;
 }
@@ -272,7 +273,7 @@ bool ProcessPool::cancel(Job& job, const std::exception_ptr& error) {
 }
 
 void ProcessPool::abandon(Job& job) {
-  if (::getpid() != owner_pid_) return;
+  if (own_pid() != owner_pid_) return;
   Lock lock(mutex_);
   if (job.done_ || job.abandoned_) return;
   job.abandoned_ = true;

@@ -60,6 +60,7 @@ struct WorkerSlot {
 
   // Written by whoever parks and whoever wakes it.
   alignas(64) std::atomic<std::uint32_t> parked{0};  ///< futex: 1 while it sleeps or is about to
+  std::atomic<std::uint64_t> woken_ticks{0};         ///< when it was woken, by whoever did
 
   // Written by the zygote.
   alignas(64) std::atomic<std::uint32_t> id{0};  ///< process id in the table
@@ -115,14 +116,16 @@ struct PoolShared {
   std::int32_t cpus = 1;  ///< cpus that workers and parent may use, for the spin rule
   std::int32_t parent_pid = 0;
   std::uint32_t parent_id = 0;
-  std::int64_t max_tasks = 0;                  ///< 0: no limit
-  std::atomic<std::uint64_t> spin_ns{50'000};  ///< price of one sleep and wake, measured as it goes
+  std::int64_t max_tasks = 0;                   ///< 0: no limit
+  std::atomic<std::uint64_t> spin_ns{100'000};  ///< price of a sleep and wake, see note_wake()
 
   // Written by the parent.
   alignas(64) std::atomic<std::uint32_t> range_mask{0};  ///< bit per active RangeRecord
   std::atomic<std::uint32_t> closing{0};  ///< 1: workers leave when they find no work; 2: at once
   std::atomic<std::int32_t> parent_cpu{-1};    ///< where the parent runs or spins
+  std::atomic<std::int32_t> parent_seat{-1};   ///< the worker whose home that is, -1: none
   std::atomic<std::uint32_t> parent_awake{1};  ///< counts as a runnable process
+  std::atomic<std::uint32_t> parent_copies{0};  ///< it moves bytes for the workers: needs its cpu
 
   // The parent sleeps here; workers and zygote wake it.
   alignas(64) shm::ParkingSpot bell;
@@ -177,5 +180,21 @@ inline std::int32_t runnable(const PoolShared& pool) noexcept {
 
 /// True when every process of the pool that wants a cpu can have one of its own.
 inline bool may_spin(const PoolShared& pool) noexcept { return runnable(pool) <= pool.cpus; }
+
+/// False when another worker would only take the cpu from the parent, which carries to the workers
+/// as much as it can.
+inline bool worth_waking(const PoolShared& pool) noexcept {
+  // relaxed: advice; the parent looks again before it sleeps.
+  return pool.parent_copies.load(std::memory_order_relaxed) == 0 || runnable(pool) < pool.cpus;
+}
+
+/// How long, in microseconds, the first in line for a cpu goes on spinning although there are more
+/// runnable processes than cpus: as long as those behind need to notice and go to sleep.
+inline constexpr std::uint64_t kGrace = 5;
+
+/// True when worker `index`, which has nothing to do, is among those that may keep a cpu to
+/// themselves: not on the parent's cpu, and first in the order of their numbers. Of several that
+/// were woken for one task too many, the same ones stay awake every time, the others sleep.
+bool first_in_line(const PoolShared& pool, int index) noexcept;
 
 }  // namespace millrace::runtime

@@ -18,7 +18,11 @@ namespace {
 constexpr auto kSlice = std::chrono::milliseconds(100);
 
 // Microseconds that a spinning parent leaves its tasks to spinning workers before it wakes others.
-constexpr std::uint64_t kPatience = 2;
+constexpr std::uint64_t kPatience = 5;
+
+// Microseconds that a parent which carries bytes to the workers waits for one of them without
+// giving up its cpu: as long as a worker takes for a piece that it fetches by itself.
+constexpr std::uint64_t kCarryPause = 200;
 
 }  // namespace
 
@@ -32,8 +36,9 @@ bool ProcessPool::wait(Job& job, Timeout timeout) {
       wake_owed();
     }
   }
-  if (job.ready()) return true;
-  return wait_or_cancel(lock, job, timeout.deadline());
+  if (!job.ready() && !wait_or_cancel(lock, job, timeout.deadline())) return false;
+  if (job.settings_.writes_back && !doomed_.empty()) await_quiet(lock);
+  return true;
 }
 
 // As part of a user's call, which SIGINT may end. A job that nobody can ask for again, and that may
@@ -63,7 +68,11 @@ void ProcessPool::poll(Job& job) {
 bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
                               const shm::BlockingCall* user) {
   ++waiters_;
+  const bool copies = job.settings_.copied && shared_->cpus > 1;
+  if (copies) shared_->parent_copies.store(1, std::memory_order_relaxed);
   const auto leave = [&](bool result) {
+    // CARRY work: relaxed: those who rest look again by themselves soon
+    if (copies) shared_->parent_copies.store(0, std::memory_order_relaxed);
     --waiters_;
     if (jobs_.empty()) owed_wakes_ = 0;  // what was published has been done
     wake_owed();
@@ -71,10 +80,10 @@ bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
     if (asynchronous_ != 0 && waiters_ == 0) collector_wake_.notify_one();
     return result;
   };
-  for (;;) {
+  for (bool fresh = std::exchange(job.fresh_, false);; fresh = false) {
     if (job.settings_.progress) report_progress(lock, job);
-    const bool worth =
-        !jobs_.empty() || timed_ranges_ != 0 || !completed_.empty() || anything_arrived(nullptr);
+    const bool worth = !fresh && (!jobs_.empty() || timed_ranges_ != 0 || !completed_.empty() ||
+                                  anything_arrived(nullptr));
     const bool moved = worth && pump(lock);
     if (job.ready()) return leave(true);
     if (deadline != Clock::time_point::max() && Clock::now() >= deadline) return leave(false);
@@ -132,62 +141,99 @@ std::uint64_t ProcessPool::completed_sum() const {
   return sum;
 }
 
-// Waits, without the lock, until something has arrived. Spins while every process of the pool can
-// have a cpu of its own; else gives the cpu away twice; then sleeps on the bell.
-void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline) {
+// With the lock: what the thread that is about to listen has to know without it.
+ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_point deadline) {
   listening_ = true;
   seen_completed_ = completed_sum();
+  // With nothing more to hand out there is no use for the first reply before the last.
+  const bool drained = job != nullptr && job->exhausted_ && jobs_.size() == 1;
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
-    watched_[i] = lanes_[i]->out.empty() ? -1 : lanes_[i]->out.front();
+    const auto& out = lanes_[i]->out;
+    watched_[i] = out.empty() ? -1 : drained ? out.back() : out.front();
   }
   if (timed_out_ != 0 || timed_ranges_ != 0) {
     if (const auto limit = next_deadline(); limit && *limit < deadline) deadline = *limit;
   }
-  std::size_t owed = std::exchange(owed_wakes_, 0);
-  if (owed != 0 && (job == nullptr || !may_spin(*shared_) || spinning_workers() == 0)) {
-    wake_for(std::exchange(owed, 0));
+  const std::size_t owed = std::exchange(owed_wakes_, 0);
+  const std::size_t spinning = spinning_workers(owed);
+  const bool copies = job != nullptr && job->settings_.copied && shared_->cpus > 1;
+  Watch watch{.job = job,
+              .deadline = deadline,
+              .owed = owed,
+              .queued = copies ? tasks_out() : 0,
+              .copies = copies,
+              .grace = spinning > owed};
+  if (owed != 0 && (job == nullptr || spinning == 0)) wake(watch);
+  const std::uint32_t eager = job != nullptr && job->settings_.caller_feeds ? 1 : 0;
+  if (shared_->eager.load(std::memory_order_relaxed) != eager) {
+    shared_->eager.store(eager, std::memory_order_relaxed);
   }
-  const bool in_order = job != nullptr && job->settings_.caller_feeds;
-  shared_->eager.store(in_order ? 1 : 0, std::memory_order_relaxed);
+  return watch;
+}
+
+void ProcessPool::wake(Watch& watch) { watch.woke |= wake_for(std::exchange(watch.owed, 0)); }
+
+// Without the lock: spins while every process of the pool can have a cpu of its own, then gives the
+// cpu away twice. True when something has arrived.
+bool ProcessPool::spin(Watch& watch) {
+  const std::uint64_t start = shm::ticks();
+  const std::uint64_t us = shm::ticks_per_us();
+  std::uint64_t budget = shared_->spin_ns.load(std::memory_order_relaxed) * us / 1000;
+  if (watch.copies) budget = std::max(budget, kCarryPause * us);
+  for (std::uint64_t spun = 0; spun <= budget; spun = shm::ticks() - start) {
+    if (!may_spin(*shared_) && !(watch.grace && spun < kGrace * us)) break;
+    // Short tasks are done by the workers that spin before another could be woken.
+    if (watch.owed != 0 && spun > kPatience * us) wake(watch);
+    if (watch.woke) ::sched_yield();  // who was woken may have been put on this cpu
+    for (int look = 0; look < 64; ++look) {
+      if (something_arrived(watch.job)) return true;
+      shm::cpu_relax();
+    }
+    if (anything_arrived(watch.job)) break;
+  }
+  if (watch.owed != 0) wake(watch);
+  if (anything_arrived(watch.job)) return true;
+  for (int yield = 0; yield < 2; ++yield) {
+    ::sched_yield();
+    if (anything_arrived(watch.job)) return true;
+  }
+  return false;
+}
+
+// Waits, without the lock, until something has arrived: spins, yields, then sleeps on the bell.
+void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline) {
+  Watch watch = begin_listening(job, deadline);
   lock.unlock();
-  const auto finish = [&] {
+  if ((job == nullptr && collector_listens_) || !spin(watch)) {
+    const int outcome = sleep(watch);
     lock.lock();
     listening_ = false;
-  };
-  const std::uint64_t start = shm::ticks();
-  const std::uint64_t budget =
-      shared_->spin_ns.load(std::memory_order_relaxed) * shm::ticks_per_us() / 1000;
-  if (!collector_listens_ || job != nullptr) {
-    while (may_spin(*shared_)) {
-      for (int look = 0; look < 64; ++look) {
-        if (something_arrived(job)) {
-          if (owed != 0) owed_wakes_ = owed;  // whether they are needed is seen at the next look
-          return finish();
-        }
-        shm::cpu_relax();
-      }
-      if (anything_arrived(job)) break;
-      const std::uint64_t spun = shm::ticks() - start;
-      // Short tasks are done by the workers that spin before another could be woken.
-      if (owed != 0 && spun > kPatience * shm::ticks_per_us()) wake_for(std::exchange(owed, 0));
-      if (spun > budget) break;
-    }
-    if (owed != 0) wake_for(owed);
-    if (anything_arrived(job)) return finish();
-    for (int yield = 0; yield < 2; ++yield) {
-      ::sched_yield();
-      if (anything_arrived(job)) return finish();
-    }
+    if (outcome == ETIMEDOUT) check_zygote();
+    return;
+  }
+  lock.lock();
+  listening_ = false;
+  owed_wakes_ += watch.owed;  // whether they are needed is seen at the next look
+}
+
+// Sleeps until the bell rings, or a slice of time; as futex_wait() returns.
+int ProcessPool::sleep(const Watch& watch) {
+  const Job* job = watch.job;
+  if (watch.copies) {
+    // CARRY work: seq_cst: before the look for sleepers in wake_for(); read in worker_wait.cpp
+    shared_->parent_copies.store(0, std::memory_order_seq_cst);
+    wake_for(watch.queued);  // now there is a cpu for one more
   }
   const shm::InterruptibleSleep sleep(job != nullptr ? &shared_->bell : nullptr);
   const auto key = shared_->bell.prepare();
   shared_->parent_awake.store(0, std::memory_order_relaxed);
-  const int outcome = anything_arrived(job) || (job != nullptr && shm::BlockingCall::requested())
-                          ? 0
-                          : shared_->bell.wait(key, std::min(deadline, Clock::now() + kSlice));
+  const int outcome =
+      anything_arrived(job) || (job != nullptr && shm::BlockingCall::requested())
+          ? 0
+          : shared_->bell.wait(key, std::min(watch.deadline, Clock::now() + kSlice));
   shared_->parent_awake.store(1, std::memory_order_relaxed);
-  finish();
-  if (outcome == ETIMEDOUT) check_zygote();
+  if (watch.copies) shared_->parent_copies.store(1, std::memory_order_relaxed);  // CARRY work
+  return outcome;
 }
 
 // Called with the lock, when a job was submitted for which nobody need wait.

@@ -14,9 +14,11 @@
 #include <system_error>
 
 #include "runtime/child.hpp"
+#include "runtime/own_pid.hpp"
 #include "runtime/pool_range.hpp"
 #include "runtime/process_record.hpp"
 #include "sched/binding.hpp"
+#include "sched/homes.hpp"
 #include "sched/quota.hpp"
 #include "sched/topology.hpp"
 #include "shm/arena.hpp"
@@ -74,7 +76,7 @@ ProcessPool::Lane::Lane(int os_node, TaskRing* where)
     : ring(where), node(os_node), cache(placement_on(os_node)), tickets(kTaskSlots) {}
 
 ProcessPool::ProcessPool(const PoolOptions& options, std::function<void()> initializer)
-    : owner_pid_(::getpid()) {
+    : owner_pid_(own_pid()) {
   plan_workers(options);
   plan_.initializer = std::move(initializer);
   try {
@@ -91,7 +93,7 @@ ProcessPool::ProcessPool(const PoolOptions& options, std::function<void()> initi
 // child's to end or free. In the collector's own thread (a job that held the reference ended there)
 // the collector disposes of the pool when it has left its loop.
 void ProcessPool::dispose(ProcessPool* pool) noexcept {
-  if (::getpid() != pool->owner_pid_) return;
+  if (own_pid() != pool->owner_pid_) return;
   pool->terminate();
   if (pool->collector_.get_id() == std::this_thread::get_id()) {
     pool->orphaned_ = true;
@@ -112,6 +114,7 @@ ProcessPool::~ProcessPool() {
 
 void ProcessPool::free_shared() noexcept {
   ranges_.clear();
+  if (spare_context_ != nullptr) shm::Arena::instance().deallocate(spare_context_);
   for (auto& lane : lanes_) {
     for (Ticket& ticket : lane->tickets) ticket.drop();
     shm::Arena::instance().deallocate(lane->ring);
@@ -130,10 +133,12 @@ void ProcessPool::plan_workers(const PoolOptions& options) {
                                    options.cores_per_worker, topology);
   const sched::WorkerNodes grouped = sched::group_by_node(planned, topology);
   const bool one_lane = grouped.nodes.size() > kMaxNodes;  // more nodes than lanes: one for all
+  const std::vector<int> homes = sched::home_cpus(planned, topology);
   for (std::size_t i = 0; i < planned.size(); ++i) {
     plan_.workers.push_back({.cpus = planned[i].cpus,
                              .node = planned[i].node,
                              .lane = one_lane ? 0 : grouped.index_of_worker[i],
+                             .home = homes[i],
                              .source = planned[i].source});
   }
   if (one_lane) {
@@ -196,7 +201,7 @@ void ProcessPool::make_shared() {
 void ProcessPool::start_zygote() { zygote_ = std::make_unique<Zygote>(*shared_, plan_); }
 
 void ProcessPool::check_owner() const {
-  if (::getpid() != owner_pid_) {
+  if (own_pid() != owner_pid_) {
     throw ForkedError("this pool belongs to process " + std::to_string(owner_pid_) +
                       "; a forked child makes a pool of its own");
   }
@@ -237,7 +242,7 @@ bool ProcessPool::busy() const {
 }
 
 void ProcessPool::terminate() noexcept {
-  if (::getpid() != owner_pid_) return;
+  if (own_pid() != owner_pid_) return;
   {
     Lock lock(mutex_);
     if (state_ == State::terminate) return;
@@ -373,7 +378,7 @@ std::vector<WorkerStats> ProcessPool::stats() const {
 
 std::string ProcessPool::repr() const {
   Lock lock(mutex_, std::defer_lock);
-  if (::getpid() == owner_pid_) lock.lock();  // in a forked child nobody would ever release it
+  if (own_pid() == owner_pid_) lock.lock();  // in a forked child nobody would ever release it
   static constexpr const char* kNames[] = {"RUN", "CLOSE", "TERMINATE"};
   return std::string("<multiprocessing.pool.Pool state=") + kNames[static_cast<int>(state_)] +
          " pool_size=" + std::to_string(shared_->workers) + ">";

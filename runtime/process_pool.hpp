@@ -103,9 +103,20 @@ class ProcessPool final : public PoolCore {
     std::uint64_t next = 0;         ///< position of the next task
     std::deque<std::uint16_t> out;  ///< slots that are out, oldest first
     std::vector<Ticket> tickets;
-    std::size_t depth = 0;  ///< tasks that may be out
-    double rate = 0;        ///< tasks per microsecond, smoothed
-    Clock::time_point last_settled{};
+    std::size_t depth = 0;           ///< tasks that may be out
+    double rate = 0;                 ///< tasks per microsecond, smoothed
+    std::uint64_t last_settled = 0;  ///< ticks, 0: nothing was out since
+  };
+
+  /// What a thread that listens to the workers knows while it is without the lock.
+  struct Watch {
+    const Job* job = nullptr;  ///< it waits for; nullptr: the collector
+    Clock::time_point deadline;
+    std::size_t owed = 0;    ///< tasks for which nobody was woken yet
+    std::size_t queued = 0;  ///< tasks that are out
+    bool copies = false;     ///< the thread carries the job's bytes to the workers
+    bool grace = false;      ///< workers without work are about to leave their cpus
+    bool woke = false;       ///< somebody has been woken meanwhile
   };
 
   /// A range job in progress.
@@ -134,10 +145,13 @@ class ProcessPool final : public PoolCore {
   std::optional<std::uint16_t> free_slot(Lane& lane);
   void publish(Lane& lane, std::uint16_t index, std::uint32_t size);
   void fail_feeding(const JobPtr& job, const std::exception_ptr& error);
+  std::byte* take_context(std::size_t bytes);
+  void give_context(std::byte* block) noexcept;
   void note_parent_cpu();
-  [[nodiscard]] std::size_t spinning_workers() const;
+  [[nodiscard]] std::size_t tasks_out() const;
+  [[nodiscard]] std::size_t spinning_workers(std::size_t published) const;
   void wake_owed();
-  void wake_for(std::size_t tasks);
+  bool wake_for(std::size_t tasks);
 
   // pool_collect.cpp: taking back.
   bool pump(Lock& lock);
@@ -172,6 +186,10 @@ class ProcessPool final : public PoolCore {
   bool wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
                    const shm::BlockingCall* user = nullptr);
   bool wait_or_cancel(Lock& lock, Job& job, Clock::time_point deadline);
+  Watch begin_listening(const Job* job, Clock::time_point deadline);
+  void wake(Watch& watch);
+  bool spin(Watch& watch);
+  int sleep(const Watch& watch);
   void listen(Lock& lock, const Job* job, Clock::time_point deadline);
   bool something_arrived(const Job* job) const;
   bool anything_arrived(const Job* job) const;
@@ -216,6 +234,8 @@ class ProcessPool final : public PoolCore {
   std::vector<std::uintptr_t> in_callbacks_;  ///< threads that run callbacks of ended jobs
   std::vector<JobPtr> completed_;             ///< their callbacks have not run yet
   std::vector<std::unique_ptr<Range>> ranges_;
+  int parent_cpu_ = -1;
+  std::byte* spare_context_ = nullptr;  ///< of a job that has ended
   std::size_t bytes_out_ = 0;
   std::size_t timed_out_ = 0;  ///< tickets out that have a timeout
   std::size_t timed_ranges_ = 0;

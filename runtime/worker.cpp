@@ -49,6 +49,8 @@ int Worker::run() {
   slot_.phase.store(WorkerPhase::busy, std::memory_order_release);  // READY: see the zygote
   last_ticks_ = shm::ticks();
   while (!done_) {
+    // relaxed: advice
+    if (pool_.parent_copies.load(std::memory_order_relaxed) != 0) make_way();
     if (run_task() || run_ranges()) continue;
     if (!await_work()) break;
   }
@@ -62,6 +64,7 @@ void Worker::bind() {
   if (plan_.apply_binding && !place.cpus.empty()) {
     cpus = sched::bind_self(place.cpus);
     if (place.node >= 0) sched::prefer_node(place.node);
+    home_ = place.home;
   } else {
     restore_affinity();
     cpus = plan_.apply_binding ? sched::Topology::system().current_allowed() : place.cpus;
@@ -73,7 +76,6 @@ void Worker::bind() {
   slot_.node = place.node;
   // BIND worker: worker.cpp writes, process_pool.cpp reads
   slot_.bound.store(1, std::memory_order_release);  // BOUND: pairs with bindings()
-  if (cpus.size() == 1) own_cpu_ = cpus.front();
   if (plan_.report_bindings) {
     print_error(
         sched::format_binding(process_name(), ::getpid(), {cpus, place.node, place.source}) + "\n");
@@ -91,7 +93,7 @@ bool Worker::run_task() {
       tell_parent();
     }
     if (long_tasks_ && pool_.idle[0].load(std::memory_order_relaxed) != 0 &&
-        ring->may_have_work()) {
+        ring->may_have_work() && worth_waking(pool_)) {
       wake_one_worker(pool_, index_);  // more work than workers awake: pass the word on
     }
     execute(*task, static_cast<int>(rank));
@@ -147,10 +149,11 @@ void Worker::execute(TaskRing::Slot& task, int rank) {
   task.size = reply_size;
   if (!TaskRing::finish(task, self_, tag)) await_end();
   if ((flags & kTimed) != 0) slot_.began_ns.store(0, std::memory_order_relaxed);
-  // COUNT: release pairs with the parent's sum; seq_cst orders it before the look at the bell.
+  // COUNT: release pairs with the parent's sum; the barrier in tell_parent() orders it before the
+  // look at whether the parent sleeps.
   slot_.completed.store(slot_.completed.load(std::memory_order_relaxed) + 1,
                         // COUNT reply: worker.cpp writes, pool_wait.cpp sums
-                        std::memory_order_seq_cst);
+                        std::memory_order_release);
   bump(slot_.steals[std::min(rank, 7)], 1);
   bump(slot_.bytes, size + bytes);
   count_task((flags & kWhole) != 0);

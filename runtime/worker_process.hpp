@@ -93,9 +93,16 @@ class Worker {
   void run_chunk(RangeRecord& record, const RangeItems& items, RangeEntry entry,
                  std::uint64_t chunk);
   bool has_work();
+  bool next_ready();
   bool await_work();
   bool spin_for_work();
+  [[nodiscard]] bool on_parents_cpu() const noexcept;
+  static bool move(int cpu, bool there) noexcept;
+  bool step_aside() noexcept;
+  void make_way();
+  void rest();
   void sleep();
+  void note_wake() noexcept;
   void set_idle_bit(bool idle) noexcept;
   void count_task(bool whole);
   void tell_parent() noexcept { pool_.bell.notify_all(); }
@@ -116,9 +123,10 @@ class Worker {
   std::uint32_t finished_[kRangeRecords] = {};  // generation that had nothing left for us
   std::uint32_t nudged_[kRangeRecords] = {};    // and the nudge seen with it
   ReplyWriter out_;
+  int home_ = -1;  // cpu it rests on; -1: anywhere
   std::uint64_t last_ticks_ = 0;
+  std::uint64_t last_idle_ = 0;  // how long it waited for what it does now
   std::int64_t tasks_ = 0;
-  int own_cpu_ = -1;        // bound to this one cpu
   bool long_tasks_ = true;  // tasks are worth the price of waking another worker
   bool replied_ = false;    // since the parent was told last
   bool done_ = false;

@@ -32,6 +32,7 @@ struct PoolPlan {
     std::vector<int> cpus{};  ///< to be bound to; empty: wherever the kernel likes
     int node = -1;            ///< operating-system index of the node, -1: none
     int lane = 0;             ///< whose task ring comes first
+    int home = -1;            ///< cpu it rests on, see sched/homes.hpp
     std::string source{};
   };
   std::vector<Worker> workers{};

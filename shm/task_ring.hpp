@@ -137,6 +137,10 @@ class BasicTaskRing {
     return TaskState::lap(slot.state.load(kRelaxed)) * Count + index;  // relaxed: the lap is ours
   }
 
+  /// True when the next slot holds a task: the quick look of a worker that spins. It may miss a
+  /// task behind a slot that was skipped; may_have_work() does not.
+  [[nodiscard]] bool next_ready() noexcept { return is_ready(cursor_.load(kRelaxed)); }
+
   /// True when a claim would look promising: for a waiter's last look before it sleeps.
   [[nodiscard]] bool may_have_work() noexcept {
     std::uint64_t position = cursor_.load(kRelaxed);

@@ -117,6 +117,9 @@ double pair_ns(const std::function<void()>& left, const std::function<void()>& r
     await(gate->open, 1);
     right();
   });
+  cpu_set_t before;
+  CPU_ZERO(&before);
+  if (sched_getaffinity(0, sizeof before, &before) != 0) fail("sched_getaffinity");
   pin(0);
   await(gate->ready, 1);
   gate->open.store(1, std::memory_order_release);
@@ -124,6 +127,8 @@ double pair_ns(const std::function<void()>& left, const std::function<void()>& r
   left();
   const std::uint64_t end = now_ns();
   reap(child);
+  // Peers that make threads of their own size themselves by this thread's affinity.
+  if (sched_setaffinity(0, sizeof before, &before) != 0) fail("sched_setaffinity");
   return static_cast<double>(end - begin);
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <millrace/job.hpp>
 #include <millrace/outcome.hpp>
@@ -10,6 +11,7 @@
 #include <millrace/pool_jobs.hpp>
 #include <optional>
 #include <ranges>
+#include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -32,6 +34,7 @@ class BulkMapJob final
       : ResultJob<Result>(std::move(settings)), items_(items), size_(size), chunker_(chunker) {
     this->settings_.total = size_;
     in_place_ = in_arena(items_, size_ * sizeof(V));
+    this->settings_.copied = !in_place_;
     if constexpr (!std::is_void_v<R>) result_.reserve(size_);
   }
   /// Keeps what the items lie in.
@@ -82,6 +85,7 @@ class BulkMapJob final
     } else if constexpr (!std::is_void_v<R>) {
       // Trivially copyable objects: their bytes are they.
       const auto* values = reinterpret_cast<const R*>(bytes);
+      provide_pages(result_.data() + result_.size(), count * sizeof(R));
       result_.insert(result_.end(), values, values + count);
     }
     appended_ += count;
@@ -98,6 +102,71 @@ class BulkMapJob final
   std::uint64_t appended_ = 0;
   Result result_{};
   EarlyParts<std::vector<std::byte>> later_;
+};
+
+/// map_into between arrays in the parent's private memory. The parent copies most pieces through
+/// shared memory, which keeps one worker busy for a fraction of the time; where workers can reach
+/// the parent's memory by themselves, every kPullEvery-th piece is theirs to fetch and to put back.
+template <class V, class R>
+class IntoJob final : public ResultJob<NoneType> {
+ public:
+  /// `pull`: workers can reach the parent's private memory.
+  IntoJob(JobSettings settings, std::span<const V> in, R* out, Chunker chunker, bool pull)
+      : ResultJob<NoneType>(std::move(settings)),
+        in_(in),
+        out_(out),
+        chunker_(chunker),
+        pull_(pull) {
+    this->settings_.total = in_.size();
+    this->settings_.writes_back = pull_;
+    this->settings_.copied = true;
+  }
+
+  Piece feed(wire::Writer& out) override {
+    const Piece piece = skip();
+    if (piece.count == 0) return piece;
+    out.put(piece.count);
+    const bool pulled = pull_ && piece.first / widest() % kPullEvery == kPullEvery - 1;
+    const V* items = in_.data() + piece.first;
+    out.put(pulled ? reinterpret_cast<std::uint64_t>(items) : std::uint64_t{0});
+    if (pulled) {
+      out.put(reinterpret_cast<std::uint64_t>(out_ + piece.first));
+    } else {
+      out.write(items, piece.count * sizeof(V));
+    }
+    return piece;
+  }
+  Piece skip() override {
+    if (chunk_end_ == next_) chunk_end_ += chunker_.next(in_.size() - next_);
+    const Piece piece{.first = next_,
+                      .count = smaller(chunk_end_ - next_, widest()),
+                      .starts_chunk = chunk_begin_ == next_};
+    next_ += piece.count;
+    if (next_ == chunk_end_) chunk_begin_ = next_;
+    return piece;
+  }
+  std::size_t reply_bytes(const Piece& piece) const override { return piece.count * sizeof(R); }
+  void deliver(const Piece& piece, wire::Reader& reply, const PieceReport&) override {
+    if (reply.remaining() == 0) return;  // the worker has put the results where they belong
+    std::memcpy(static_cast<void*>(out_ + piece.first), reply.skip(piece.count * sizeof(R)),
+                piece.count * sizeof(R));
+  }
+  NoneType& result() override { return none_; }
+
+ private:
+  static constexpr std::uint64_t kPullEvery = 7;
+  static constexpr std::uint64_t widest() noexcept {
+    return larger(1, kBulkBytes / larger(sizeof(V), sizeof(R)));
+  }
+
+  std::span<const V> in_;
+  R* out_;
+  Chunker chunker_;
+  bool pull_;
+  std::uint64_t next_ = 0;
+  std::uint64_t chunk_begin_ = 0;
+  std::uint64_t chunk_end_ = 0;
+  NoneType none_{};
 };
 
 /// reduce: partial results of chunks, combined in item order at the end.

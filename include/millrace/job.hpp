@@ -60,6 +60,8 @@ struct JobSettings {
   int node = -1;
   bool caller_feeds = false;    ///< the input may only be read on the thread that made the job
   bool asynchronous = false;    ///< nobody need be waiting: results are collected in the background
+  bool writes_back = false;     ///< workers write to the caller's own memory
+  bool copied = false;          ///< the caller's thread copies the bytes: it needs its cpu
   std::uint64_t total = 0;      ///< items, 0 if not known
   std::uint64_t chunk = 1;      ///< items per piece, for the joblog
   std::uint64_t signature = 0;  ///< of function and types, for the joblog
@@ -136,6 +138,7 @@ class Job {
   bool done_ = false;
   bool abandoned_ = false;
   bool reading_ = false;          ///< its owner is in read()
+  bool fresh_ = false;            ///< all handed out a moment ago: nothing to do but wait
   std::uintptr_t reporting_ = 0;  ///< thread_token() of the thread in its progress sink
   std::uintptr_t owner_ = 0;  ///< thread_token() of the thread that made it or waited for it last
   Timeout::Clock::time_point started_{};
@@ -225,6 +228,10 @@ void write_parent(const void* from, std::uint64_t address, std::size_t bytes);
 
 /// Logs an exception that a callback let out; nothing else is harmed by it.
 void log_callback_failure(const char* which) noexcept;
+
+/// Has the kernel provide the pages of [data, data + bytes), about to be written for the first time
+/// perhaps: together they cost half of what they cost one by one. Only whole pages inside; a hint.
+void provide_pages(void* data, std::size_t bytes) noexcept;
 
 /// True when all of [data, data + bytes) lies in the arena.
 [[nodiscard]] bool in_arena(const void* data, std::size_t bytes) noexcept;

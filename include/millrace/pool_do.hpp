@@ -272,15 +272,22 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
   if constexpr (wire::kBitwise<V> && wire::kBitwise<R> && std::is_default_constructible_v<V>) {
     const bool shared = runtime::in_arena(std::ranges::data(in), size * sizeof(V)) &&
                         runtime::in_arena(std::ranges::data(out), size * sizeof(R));
-    // A joblog keeps results: then they travel, as map's do.
-    if (options.joblog.empty() && (shared || core().reaches_private_memory())) {
+    if (shared && options.joblog.empty()) {
       const runtime::IntoPlace place{reinterpret_cast<std::uint64_t>(std::ranges::data(in)),
                                      reinterpret_cast<std::uint64_t>(std::ranges::data(out))};
-      run_range(f,
-                shared ? runtime::entry_id<runtime::MapIntoEntry<F, V, R>>()
-                       : runtime::entry_id<runtime::MapIntoPrivateEntry<F, V, R>>(),
-                {.first = 0, .last = size}, options,
-                std::span(reinterpret_cast<const std::byte*>(&place), sizeof place));
+      run_range(f, runtime::entry_id<runtime::MapIntoEntry<F, V, R>>(), {.first = 0, .last = size},
+                options, std::span(reinterpret_cast<const std::byte*>(&place), sizeof place));
+      return;
+    }
+    if (options.joblog.empty()) {  // a joblog keeps results: then they travel, as map's do
+      std::uint64_t chunk = 1;
+      auto made = map_settings<runtime::BulkIntoEntry<F, V, R>>(options, size, chunk);
+      auto job = std::make_shared<runtime::IntoJob<V, R>>(
+          std::move(made), std::span<const V>(std::ranges::data(in), size), std::ranges::data(out),
+          runtime::Chunker(chunk, options.chunksize.guided(), core().workers()),
+          core().reaches_private_memory());
+      submit(job, f);
+      wait_for(job);
       return;
     }
   }

@@ -281,30 +281,38 @@ struct MapIntoEntry {
   }
 };
 
-/// map_into over the parent's private memory, which the worker reads and writes block by block.
+/// map_into over the parent's private memory: {count, 0, raw items} -> {raw results}, or
+/// {count, address of items, address of results} -> nothing, the worker fetches and puts back.
 template <class F, class V, class R>
-struct MapIntoPrivateEntry {
-  static constexpr std::uint64_t kBlock =
-      64 * 1024 / (sizeof(V) > sizeof(R) ? sizeof(V) : sizeof(R)) + 1;
-  static void run(const RangeItems& items) {
-    IntoPlace place;
-    std::memcpy(&place, items.context.data(), sizeof place);
-    F f = job_callable<F>(items.context.subspan(sizeof place), items.job);
-    static thread_local std::vector<std::byte> memory;
-    memory.resize(kBlock * (sizeof(V) + sizeof(R)) + alignof(R));
-    std::byte* in = memory.data();
-    std::byte* out = in + kBlock * sizeof(V);
-    for (std::uint64_t i = items.first; i < items.last; i += kBlock) {
-      const std::uint64_t count = items.last - i < kBlock ? items.last - i : kBlock;
-      read_parent(in, place.in + i * sizeof(V), count * sizeof(V));
-      for (std::uint64_t k = 0; k < count; ++k) {
-        V item;
-        std::memcpy(static_cast<void*>(&item), in + k * sizeof(V), sizeof(V));
-        const R result = static_cast<R>(wire::call(f, item));
-        std::memcpy(out + k * sizeof(R), &result, sizeof(R));
-      }
-      write_parent(out, place.out + i * sizeof(R), count * sizeof(R));
+struct BulkIntoEntry {
+  static void run(TaskCall& task) {
+    F f = job_callable<F>(task.context, task.job);
+    const auto count = task.in.template take<std::uint64_t>();
+    const auto from = task.in.template take<std::uint64_t>();
+    if (from != 0) return pull(f, count, from, task.in.template take<std::uint64_t>());
+    const std::byte* items = task.in.skip(count * sizeof(V));
+    std::byte* results = task.reply_room(task, count * sizeof(R));
+    if (results == nullptr) results = task.out.extend(count * sizeof(R));
+    convert(f, items, results, count);
+  }
+
+ private:
+  static void convert(F& f, const std::byte* in, std::byte* out, std::uint64_t count) {
+    for (std::uint64_t i = 0; i < count; ++i) {
+      V item;
+      std::memcpy(static_cast<void*>(&item), in + i * sizeof(V), sizeof(V));
+      const R result = static_cast<R>(wire::call(f, item));
+      std::memcpy(out + i * sizeof(R), &result, sizeof(R));
     }
+  }
+  static void pull(F& f, std::uint64_t count, std::uint64_t from, std::uint64_t to) {
+    static thread_local std::vector<std::byte> memory;
+    memory.resize(count * (sizeof(V) + sizeof(R)));
+    std::byte* in = memory.data();
+    std::byte* out = in + count * sizeof(V);
+    read_parent(in, from, count * sizeof(V));
+    convert(f, in, out, count);
+    write_parent(out, to, count * sizeof(R));
   }
 };
 
