@@ -4,15 +4,20 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <millrace/arena.hpp>
 #include <millrace/errors.hpp>
 #include <millrace/pool.hpp>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 
+#include "shm/reaper.hpp"
 #include "tests/api/pool_fixture.hpp"
 
 namespace {
@@ -81,6 +86,84 @@ TEST_P(PoolLoss, ATaskThatEndsItsWorkerIsWorkerLost) {
   EXPECT_EQ(in_imap.exitcode(), 6);
   EXPECT_EQ(in_imap.first(), 2U);
   EXPECT_EQ(pool.map(square, numbers(50), 1), apply_here(square, numbers(50)));
+}
+
+// O20: what ends a task ends nothing else, and the error names item, worker and signal
+TEST_P(PoolLoss, TheErrorNamesItemWorkerAndSignal) {
+  mp::Pool pool(workers());
+  const auto overflow = [](int x) {
+    struct Endless {
+      static int deeper(int depth) {  // NOLINT(misc-no-recursion): that is the point
+        volatile char frame[4096];
+        frame[0] = static_cast<char>(depth);
+        return depth < 0 ? 0 : deeper(depth + 1) + frame[0];
+      }
+    };
+    return x == 17 ? Endless::deeper(0) : x;
+  };
+  const auto all = pool.map(overflow, numbers(40), {.chunksize = 5, .on_error = mp::collect});
+  for (int i = 0; i < 40; ++i) {
+    const auto& one = all[static_cast<std::size_t>(i)];
+    EXPECT_EQ(static_cast<bool>(one), i / 5 != 3) << i;
+    if (!one) {
+      EXPECT_EQ(one.signal(), SIGSEGV);
+    }
+  }
+  const auto lost = loss_of([&] { pool.map(overflow, numbers(40), 5); });
+  const std::string text = lost.what();
+  EXPECT_NE(text.find("worker " + std::to_string(lost.pid())), std::string::npos) << text;
+  EXPECT_NE(text.find("SIGSEGV"), std::string::npos) << text;
+  EXPECT_NE(text.find("15 to 19"), std::string::npos) << text;
+  EXPECT_EQ(pool.map(square, numbers(9)), apply_here(square, numbers(9)));
+}
+
+// memory that is refused is the task's own error, not its worker's end
+TEST_P(PoolLoss, ATaskThatRunsOutOfMemoryGetsBadAlloc) {
+  mp::Pool pool(workers());
+  const auto greedy = [](int x) {
+    struct Limited {
+      Limited() { set(std::size_t{1} << 30); }  // the arena alone is larger: no more is given
+      ~Limited() { set(RLIM_INFINITY); }
+      static void set(rlim_t bytes) {
+        const rlimit limit{bytes, RLIM_INFINITY};
+        ::setrlimit(RLIMIT_AS, &limit);
+      }
+    } limited;
+    std::vector<std::string> all;
+    while (x == 3) all.emplace_back(std::size_t{1} << 24, 'x');
+    return x;
+  };
+  const auto all = pool.map(greedy, numbers(8), {.chunksize = 1, .on_error = mp::collect});
+  for (int i = 0; i < 8; ++i)
+    EXPECT_EQ(static_cast<bool>(all[static_cast<std::size_t>(i)]), i != 3);
+  EXPECT_EQ(all[3].signal(), 0);
+  EXPECT_THROW(std::rethrow_exception(all[3].error()), std::bad_alloc);
+}
+
+// a reply that its worker did not outlive is still there when it is asked for
+TEST_F(PoolTest, ARepliesMemoryIsKeptUntilItIsRead) {
+  mp::Pool pool(1);
+  const mp::shared_array<int> pid(1);
+  const auto die_second = [pid](int i) {
+    pid[0] = ::getpid();
+    if (i == 1) ::raise(SIGKILL);
+    return std::string(200'000, 'x');
+  };
+  auto results = pool.imap(die_second, numbers(2));
+  const auto other = run_program([&] {
+    std::atomic_ref<int> worker(pid[0]);
+    while (worker.load() == 0 || ::access(("/proc/" + std::to_string(worker)).c_str(), F_OK) == 0) {
+      ::usleep(200);
+    }
+    millrace::shm::reap_all_dead();  // as a process does that finds the arena or the table full
+    for (int i = 0; i < 20; ++i) {
+      const mp::shared_array<char> filler(200'000);
+      std::ranges::fill(filler, 'y');
+    }
+  });
+  EXPECT_EQ(other.exitcode, 0) << other.err;
+  EXPECT_EQ(results.next(), std::string(200'000, 'x'));
+  EXPECT_THROW((void)results.next(), mp::WorkerLost);
 }
 
 // the rest of the job completes
@@ -171,6 +254,18 @@ TEST_P(PoolLoss, AnInitializerThatThrowsIsAnError) {
   EXPECT_NE(program.out.find("initializer"), std::string::npos) << program.out;
   EXPECT_EQ(program.out.back(), '+');
   EXPECT_NE(program.err.find("bad start"), std::string::npos);
+}
+
+// an initializer that ends its process: as one that throws
+TEST_P(PoolLoss, AnInitializerThatDiesIsAnErrorThatSaysHow) {
+  mp::Pool pool(workers(), [] { ::raise(SIGKILL); });
+  try {
+    (void)pool.map(square, {1, 2, 3});
+    ADD_FAILURE() << "a pool without workers has worked";
+  } catch (const mp::ProcessError& error) {
+    EXPECT_NE(std::string(error.what()).find("signal 9"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW(pool.apply(square, 1), mp::ProcessError);
 }
 
 // the system refuses processes: an error that names the request, and nothing is left
