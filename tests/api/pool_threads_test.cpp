@@ -1,7 +1,10 @@
 // One pool and several threads, several pools, pools inside the workers of pools.
 #include <functional>
 #include <memory>
+#include <millrace/arena.hpp>
+#include <millrace/errors.hpp>
 #include <millrace/pool.hpp>
+#include <millrace/process.hpp>
 #include <optional>
 #include <thread>
 
@@ -200,6 +203,42 @@ TEST_F(PoolTest, WorkersMayHavePoolsOfTheirOwn) {
     return inner.apply(sum_in_a_pool_of_its_own, n);
   };
   EXPECT_EQ(pool.apply(nested, 3), 5);
+}
+
+// and their processes too
+TEST_F(PoolTest, WorkersMayHaveProcessesThatHaveChildren) {
+  mp::Pool pool(2);
+  const mp::shared_array<int> reached(1);
+  const auto start_two = [reached] {
+    mp::Process child([reached] {
+      mp::Process grandchild([reached] {
+        mp::Pool own(1);
+        reached[0] = own.apply(square, 6);
+      });
+      grandchild.start();
+      grandchild.join();
+      throw mp::SystemExit(grandchild.exitcode().value_or(100));
+    });
+    child.start();
+    child.join();
+    return child.exitcode();
+  };
+  EXPECT_EQ(pool.apply(start_two), 0);
+  EXPECT_EQ(reached[0], 36);
+}
+
+// "daemonic processes are not allowed to have children"
+TEST_F(PoolTest, ADaemonMayHaveNoPool) {
+  mp::Process daemon({.daemon = true}, [] {
+    try {
+      const mp::Pool pool(1);
+    } catch (const mp::AssertionError&) {
+      throw mp::SystemExit(7);
+    }
+  });
+  daemon.start();
+  daemon.join();
+  EXPECT_EQ(daemon.exitcode(), 7);
 }
 
 // the input of one imap may be the output of another of the same pool

@@ -108,6 +108,18 @@ inline std::vector<pid_t> workers() {
   return found;
 }
 
+/// Those of them that stand in pause(): tasks of the tests do so to be found.
+inline std::vector<pid_t> paused_workers() {
+  std::vector<pid_t> found;
+  const std::string pause = std::to_string(SYS_pause) + " ";
+  for (const pid_t pid : workers()) {
+    if (read_file("/proc/" + std::to_string(pid) + "/syscall").starts_with(pause)) {
+      found.push_back(pid);
+    }
+  }
+  return found;
+}
+
 /// A process of the test's own, held by pidfd.
 class Target {
  public:

@@ -1,0 +1,203 @@
+// Pools in programs that are short of something: address space, descriptors, processes, /dev/shm, a
+// valid environment. Each is a program of its own, with an arena of its own: none is made here. It
+// works, or an error says what is missing; nothing hangs or dies by a signal.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <millrace/arena.hpp>
+#include <millrace/errors.hpp>
+#include <millrace/pool.hpp>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "tests/leak_check.hpp"
+
+namespace {
+
+namespace mp = millrace;
+using millrace::test::run_program;
+
+constexpr rlim_t kMiB = rlim_t{1} << 20;
+
+int square(int x) { return x * x; }
+
+void limit(__rlimit_resource resource, rlim_t value) {
+  const rlimit both{value, value};
+  if (::setrlimit(resource, &both) != 0) std::abort();
+}
+
+/// Calls on a pool of two, private and shared, small and large.
+void use_a_pool() {
+  mp::Pool pool(2);
+  if (pool.apply(square, 3) != 9) std::abort();
+  std::vector<int> items(100'000, 2);
+  for (const int x : pool.map(square, items)) {
+    if (x != 4) std::abort();
+  }
+  const mp::shared_array<int> shared(1000);
+  pool.parallel_for(1000, [shared](std::size_t i) { shared[i] = 1; });
+  for (const int x : shared) {
+    if (x != 1) std::abort();
+  }
+}
+
+/// "ok", or what went wrong.
+template <class Body>
+void report(Body body) {
+  ::alarm(100);
+  try {
+    body();
+    std::printf("ok");
+  } catch (const std::system_error& error) {
+    std::printf("system error %d: %s", error.code().value(), error.what());
+  } catch (const mp::ValueError& error) {
+    std::printf("ValueError: %s", error.what());
+  } catch (const std::exception& error) {
+    std::printf("%s", error.what());
+  }
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST(PoolLimits, AddressSpace) {
+  for (const rlim_t mib : {rlim_t{40}, rlim_t{100}, rlim_t{200}, rlim_t{400}, rlim_t{4000}}) {
+    const auto program = run_program([mib] {
+      limit(RLIMIT_AS, mib * kMiB);
+      report(use_a_pool);
+    });
+    EXPECT_EQ(program.exitcode, 0) << mib << " MiB: " << program.err;
+    EXPECT_FALSE(program.out.empty()) << mib << " MiB";
+    if (mib >= 400) {
+      EXPECT_EQ(program.out, "ok") << mib << " MiB";
+    }
+  }
+}
+
+TEST(PoolLimits, Descriptors) {
+  int refused = 0;
+  int worked = 0;
+  for (rlim_t more = 0; more <= 24; more += 2) {
+    const auto program = run_program([more] {
+      const int next = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+      ::close(next);
+      limit(RLIMIT_NOFILE, static_cast<rlim_t>(next) + more);
+      report(use_a_pool);
+    });
+    EXPECT_EQ(program.exitcode, 0) << more << " descriptors: " << program.err;
+    if (program.out == "ok") {
+      ++worked;
+    } else {
+      ++refused;
+      EXPECT_EQ(worked, 0) << "fewer were enough";
+      EXPECT_TRUE(contains(program.out, "system error " + std::to_string(EMFILE))) << program.out;
+    }
+  }
+  EXPECT_GT(refused, 0);
+  EXPECT_GT(worked, 0);
+}
+
+// Workers that cannot be replaced: the others do the work; without any, an error says why.
+TEST(PoolLimits, ProcessesForReplacements) {
+  const auto program = run_program([] {
+    ::alarm(100);
+    if (::geteuid() == 0 && ::setuid(12345) != 0) std::abort();  // root is exempt
+    mp::Pool pool(2);
+    const rlimit one{1, 1};
+    ::prlimit(pool.apply([] { return ::getppid(); }), RLIMIT_NPROC, &one, nullptr);
+    for (int left = 1; left >= 0; --left) {
+      try {
+        pool.apply([] { ::raise(SIGKILL); });
+      } catch (const mp::WorkerLost& lost) {
+        std::printf("%d ", lost.exitcode());
+      }
+      try {
+        std::printf("%d ", pool.apply(square, 4));
+      } catch (const mp::ProcessError& error) {
+        std::printf("%s", error.what());
+      }
+    }
+  });
+  EXPECT_TRUE(program.out.starts_with("-9 16 -9 ")) << program.out;
+  EXPECT_TRUE(contains(program.out, "the system refuses new processes")) << program.out;
+  EXPECT_EQ(program.exitcode, 0) << program.err;
+}
+
+TEST(PoolLimits, NoSharedMemoryFilesystem) {
+  const auto program = run_program([] {
+    const bool own = ::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0;
+    if (!own || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) std::abort();
+    while (::umount2("/dev/shm", MNT_DETACH) == 0) {
+    }
+    // An empty, read-only directory in its place: nothing can be made there.
+    if (::mount("none", "/dev/shm", "tmpfs", MS_RDONLY, nullptr) != 0) std::abort();
+    report(use_a_pool);
+  });
+  EXPECT_EQ(program.out, "ok") << program.err;
+  EXPECT_EQ(program.exitcode, 0);
+}
+
+TEST(PoolLimits, BindingThatIsNonsense) {
+  const auto program = run_program([] {
+    ::setenv("MILLRACE_BIND", "numa:nonsense", 1);
+    report(use_a_pool);
+  });
+  EXPECT_TRUE(contains(program.out, "ValueError: MILLRACE_BIND")) << program.out;
+  EXPECT_TRUE(contains(program.out, "'nonsense'")) << program.out;
+  const auto option =
+      run_program([] { report([] { const mp::Pool pool({.processes = 2, .bind = "sockets"}); }); });
+  EXPECT_TRUE(contains(option.out, "ValueError")) << option.out;
+  EXPECT_TRUE(contains(option.out, "'sockets'")) << option.out;
+}
+
+TEST(PoolLimits, TinyArena) {
+  const auto invalid = run_program([] {
+    ::setenv("MILLRACE_ARENA_SIZE", "1K", 1);
+    report(use_a_pool);
+  });
+  EXPECT_TRUE(contains(invalid.out, "ValueError: MILLRACE_ARENA_SIZE='1K'")) << invalid.out;
+  const auto small = run_program([] {
+    ::setenv("MILLRACE_ARENA_SIZE", "32M", 1);
+    report([] {
+      use_a_pool();
+      mp::Pool pool(2);
+      const auto large = [](std::size_t mib) { return std::string(mib << 20, 'x'); };
+      try {
+        (void)pool.apply(large, 100);
+        std::printf("too much fits;");
+      } catch (const std::system_error& error) {
+        std::printf("%d;", error.code().value());
+      }
+      try {
+        (void)pool.apply([](const std::string& s) { return s.size(); },
+                         std::string(100 << 20, 'x'));
+        std::printf("too much fits;");
+      } catch (const std::system_error& error) {
+        std::printf("%d;", error.code().value());
+      }
+      try {
+        const mp::shared_array<double> array(10'000'000);
+        std::printf("too much fits;");
+      } catch (const std::system_error& error) {
+        std::printf("%s;", error.what());
+      }
+      if (pool.apply(large, 1).size() != kMiB) std::abort();  // there is room again
+      use_a_pool();
+    });
+  });
+  const std::string full = std::to_string(ENOMEM) + ";";
+  EXPECT_TRUE(small.out.starts_with(full + full)) << small.out << small.err;
+  EXPECT_TRUE(contains(small.out, "Cannot allocate memory;ok")) << small.out;
+}
+
+}  // namespace
