@@ -266,6 +266,7 @@ void ProcessPool::publish(Lane& lane, std::uint16_t index, std::uint32_t size) {
   Ticket& ticket = lane.tickets[index];
   lane.ring->at(index).size = size;
   ticket.out = true;
+  ticket.seen_running = {};
   if (lane.out.empty()) lane.last_settled = 0;
   lane.out.push_back(index);
   lane.ring->publish(lane.next++);

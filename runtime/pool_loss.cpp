@@ -193,10 +193,12 @@ bool ProcessPool::handle_deadlines() {
       const auto began =
           // BEGIN task: worker.cpp writes, pool_loss.cpp reads
           shared_->slots[position].began_ns.load(std::memory_order_seq_cst);
-      if (began == 0) continue;
       if (!now) now = Clock::now();
-      const auto limit = Clock::time_point(std::chrono::nanoseconds(began)) +
-                         ticket.job->settings_.timeout.duration();
+      if (ticket.seen_running == Clock::time_point{}) ticket.seen_running = *now;
+      // 0: it has claimed the task and not begun; one that is stopped there has its time too.
+      const auto since =
+          began == 0 ? ticket.seen_running : Clock::time_point(std::chrono::nanoseconds(began));
+      const auto limit = since + ticket.job->settings_.timeout.duration();
       if (*now < limit || !TaskRing::take_away(slot, state)) continue;
       ticket.quarantined = TaskState::owner(state);
       kill_worker(ticket.quarantined);
@@ -349,6 +351,17 @@ void ProcessPool::check_zygote() {
   zygote_checked_ = now;
   if (zygote_ && zygote_->alive()) return;
   zygote_.reset();
+  clear_stands();
+  try {
+    start_zygote();
+  } catch (...) {
+    broken_ = std::current_exception();
+    fail_everything(broken_);
+  }
+}
+
+// The zygote is dead: its workers are seen to be, and what they ran is dealt with.
+void ProcessPool::clear_stands() {
   ProcessTable& table = ProcessTable::instance();
   for (std::int32_t i = 0; i < shared_->workers; ++i) {
     WorkerSlot& slot = shared_->slots[i];
@@ -362,14 +375,7 @@ void ProcessPool::check_zygote() {
     slot.bound.store(0, std::memory_order_relaxed);
     slot.id.store(0, std::memory_order_relaxed);
   }
-  shared_->started.store(0, std::memory_order_relaxed);
   handle_deaths();
-  try {
-    start_zygote();
-  } catch (...) {
-    broken_ = std::current_exception();
-    fail_everything(broken_);
-  }
 }
 
 }  // namespace millrace::runtime

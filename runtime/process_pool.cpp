@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <millrace/errors.hpp>
@@ -198,7 +199,18 @@ void ProcessPool::make_shared() {
   }
 }
 
-void ProcessPool::start_zygote() { zygote_ = std::make_unique<Zygote>(*shared_, plan_); }
+// One that is killed while it starts is tried again; a system that refuses is believed.
+void ProcessPool::start_zygote() {
+  for (int attempts_left = 10;; --attempts_left) {
+    try {
+      zygote_ = std::make_unique<Zygote>(*shared_, plan_);
+      return;
+    } catch (const std::system_error& error) {
+      if (error.code().value() != ECHILD || attempts_left == 0) throw;
+    }
+    clear_stands();
+  }
+}
 
 void ProcessPool::check_owner() const {
   if (own_pid() != owner_pid_) {

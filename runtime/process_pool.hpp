@@ -81,6 +81,7 @@ class ProcessPool final : public PoolCore {
     std::uint32_t quarantined = 0;  ///< worker that may still write here; 0: none
     bool out = false;
     bool timed = false;                            ///< counted in timed_out_
+    Clock::time_point seen_running{};              ///< timed: when that was first noticed
     std::byte kept[TaskRing::Slot::kInlineBytes];  ///< the payload, where it is needed again
 
     void drop() noexcept { writer.drop(kept); }
@@ -178,6 +179,7 @@ class ProcessPool final : public PoolCore {
   void clear_remains() noexcept;
   void fail_everything(const std::exception_ptr& error);
   void check_zygote();
+  void clear_stands();
   std::exception_ptr broken_error() const;
   static std::exception_ptr terminated_error();
   std::optional<Clock::time_point> next_deadline() const;

@@ -33,6 +33,7 @@ Zygote::Zygote(PoolShared& shared, const PoolPlan& plan) : shared_(shared) {
   if (poke_fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd of a pool");
   // relaxed: the zygote that reads them is forked after this.
   shared_.started.store(0, std::memory_order_relaxed);
+  shared_.start_error.store(0, std::memory_order_relaxed);
   shared_.ending.store(0, std::memory_order_relaxed);  // set when one that died was put away
   try {
     id_ = shm::ProcessTable::instance().reserve();
