@@ -195,7 +195,7 @@ TEST_F(PoolStopped, IsEndedByTerminate) {
 TEST_F(PoolStopped, WorkerIsReplacedWhenItsTimeIsUp) {
   Pool pool(1);
   auto slow = pool.apply_async({.timeout = 200ms}, forever);
-  while (stress::workers().empty()) std::this_thread::yield();
+  while (stress::paused_workers().empty()) std::this_thread::yield();
   for (const pid_t worker : stress::workers()) stress::Target(worker).signal(SIGSTOP);
   try {
     (void)slow.get();
