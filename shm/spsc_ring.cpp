@@ -10,6 +10,9 @@ namespace {
 
 constexpr std::uint64_t kMagic = 0x31676e697263706dULL;
 constexpr std::size_t kPrefetchBytes = 1024;
+constexpr std::uint64_t kWriteAhead = 4;  // lines asked for before they are written
+constexpr std::uint64_t kReadAhead = 8;   // lines asked for before they are read,
+constexpr unsigned kBehind = 8;           // once so many were there at the first look
 
 SpscGeometry rounded(const SpscGeometry& wanted) {
   constexpr std::size_t kMostLines = std::size_t{1} << 30;
@@ -185,7 +188,10 @@ bool SpscRing::Producer::open_next_line() {
   control_ = lap(position_);
   published_ = control_;
   cell_ = 0;
-
+  // A line that was read by the other cpu takes as long to come as many messages to write.
+  if (position_ + kWriteAhead - seen_line_tail_ < line_count_) {
+    __builtin_prefetch(&line(position_ + kWriteAhead), 1, 3);
+  }
   return true;
 }
 
@@ -269,6 +275,8 @@ void SpscRing::Consumer::next_line() noexcept {
   cursor_ = (cursor_ | 7) + 1;
   line_ = &line(position());
   if (position() - given_cursor_ / 8 >= line_count_ / 4) publish_tails();
+  // Only while the producer is well ahead: else this would take from it the line it writes.
+  if (++ready_lines_ > kBehind) __builtin_prefetch(&line(position() + kReadAhead), 0, 3);
 }
 
 // Looks for a message behind those seen: false when there is none.
@@ -286,6 +294,7 @@ bool SpscRing::Consumer::look() {
     } else if (position() < line_count_ ? seen != 0 : seen_lap != lap(position() - line_count_)) {
       corrupt("control word of a line", seen);
     }
+    ready_lines_ = 0;
     if (cursor_ != given_cursor_) {
       publish_tails();
       // The next line will be the next to wait on: have it here before the producer wants it.

@@ -299,12 +299,20 @@ class SpscRing::Consumer : private SpscRing {
   /// Copies the oldest message out, at most `capacity` bytes of it, and returns its size; -1 when
   /// there is none.
   std::ptrdiff_t try_pop(void* to, std::size_t capacity) {
+    if (capacity != 0 && capacity <= kInlineBytes && (codes_ & kCodeMask) == capacity + 1) {
+      // A small message of just this size, often known when this is inlined: nothing that the next
+      // call waits for is computed from the code.
+      const auto cell = static_cast<unsigned>(cursor_ & 7);
+      if (cell + cells_for(capacity) > kCellCount) [[unlikely]]
+        corrupt("length of a message", capacity + 1);
+      std::memcpy(to, &line_->cell[cell], capacity);
+      advance(cells_for(capacity));
+      return static_cast<std::ptrdiff_t>(capacity);
+    }
     const SpscMessage message = try_peek();
     if (!message) [[unlikely]]
       return -1;
-    if (message.size == capacity) {  // of known size when inlined
-      if (capacity != 0) std::memcpy(to, message.data, capacity);
-    } else if (capacity != 0) {
+    if (capacity != 0) {
       std::memcpy(to, message.data, message.size < capacity ? message.size : capacity);
     }
     release();
@@ -335,6 +343,7 @@ class SpscRing::Consumer : private SpscRing {
 
   // Only the consumer touches these.
   std::uint64_t cursor_ = 0;        // line * 8 + cell of the next message; codes_ etc. follow it
+  unsigned ready_lines_ = 0;        // in a row that were there at the first look
   Line* line_ = nullptr;            // its line
   std::uint64_t codes_ = 0;         // of the line, as seen last, from the next message on
   bool closed_ = false;             // the line's closed bit as seen last
