@@ -3,9 +3,9 @@
 // Whoever takes a slot writes its identity into the slot it takes, so there is no instant at which
 // work is taken by nobody in particular.
 //
-// Position p (monotonic) lies in slot p % N on lap p / N. One slot is one cache line (more for
-// large values): a state word {lap:36, owner:26, tag:2} and the value. `head` and `tail` are hints
-// only, stored while a slot is held, hence never more than a lap old.
+// Position p (monotonic) lies in slot p % N on lap p / N. Slots are 16 or 32 bytes for small
+// values, else whole cache lines: a state word {lap:36, owner:26, tag:2} and the value. `head` and
+// `tail` are hints only, stored while a slot is held, hence never more than a lap old.
 //
 //   FREE(lap) --claim--> WRITING(lap, producer) --publish--> READY(lap, producer)
 //        ^                       |dead: FREE(lap+1)                |claim
@@ -92,7 +92,11 @@ class MpmcCore {
  public:
   static constexpr std::uint64_t kOwnerMask = (1U << 26) - 1;
 
-  struct alignas(64) Slot {
+  // Small values share a line: producers and consumers that are apart move several at a time, those
+  // that are close meet in any case.
+  static constexpr std::size_t kSlotBytes = sizeof(T) <= 8 ? 16 : sizeof(T) <= 24 ? 32 : 64;
+
+  struct alignas(kSlotBytes) Slot {
     typename P::template Atomic<std::uint64_t> state{0};  // FREE of lap 0
     typename P::template Cell<T> value;
   };
@@ -128,6 +132,7 @@ class MpmcCore {
           continue;
         }
         hints_->tail.store(p + 1, std::memory_order_relaxed);  // a hint, while the slot is held
+        ask_ahead(p, kPushRun);
         slot.value.store(value);
         // PUBLISH slot: release; pairs with OBSERVE slot in try_pop().
         slot.state.store(word(lap, me, kReady), std::memory_order_release);
@@ -137,6 +142,7 @@ class MpmcCore {
         if (recover(view, slot, seen)) continue;
         if (lap_of(seen) + 1 < lap) [[unlikely]]
           mpmc_corrupt(&slot, seen);
+        runs[kPushRun] = 0;
         if (blocker != nullptr) *blocker = owner_of(seen);
         return RingResult::none;
       }
@@ -148,6 +154,7 @@ class MpmcCore {
   /// Takes the oldest value that may be taken as `me`.
   template <DeathsView V>
   RingResult try_pop(V& view, std::uint32_t me, Scan& scan, T& value) {
+    if (pop_first(view, me, scan, value)) return RingResult::done;
     Walk walk = begin(view, scan);
     for (;;) {
       Slot& slot = at(walk.position);
@@ -162,6 +169,7 @@ class MpmcCore {
           continue;
         }
         advance_head(walk, scan);
+        ask_ahead(walk.position, kPopRun);
         slot.value.load(value);
         // FREE slot: release; pairs with OBSERVE free in try_push().
         slot.state.store(word(lap + 1, 0, kFree), std::memory_order_release);
@@ -214,6 +222,32 @@ class MpmcCore {
     return (lap << shift_) + (like & mask_);
   }
 
+  // The usual pop: nobody died since the last one, and the first slot holds an item.
+  template <DeathsView V>
+  bool pop_first(V& view, std::uint32_t me, const Scan& scan, T& value) {
+    // OBSERVE deaths: as in begin().
+    if (view.deaths().load(std::memory_order_acquire) != scan.seen || scan.from < scan.upto) {
+      return false;
+    }
+    const std::uint64_t p = hints_->head.load(std::memory_order_relaxed);  // a hint
+    Slot& slot = at(p);
+    const std::uint64_t lap = lap_at(p);
+    // OBSERVE slot: as in try_pop().
+    std::uint64_t seen = slot.state.load(std::memory_order_acquire);
+    if (lap_of(seen) != lap || tag_of(seen) != kReady) return false;
+    // CLAIM slot: as in try_pop().
+    if (!slot.state.compare_exchange_strong(seen, word(lap, me, kReading),
+                                            std::memory_order_acquire, std::memory_order_relaxed)) {
+      return false;
+    }
+    hints_->head.store(p + 1, std::memory_order_relaxed);  // a hint, while the slot is held
+    ask_ahead(p, kPopRun);
+    slot.value.load(value);
+    // FREE slot: as in try_pop().
+    slot.state.store(word(lap + 1, 0, kFree), std::memory_order_release);
+    return true;
+  }
+
   // One pop's way through the slots.
   struct Walk {
     static constexpr int kMostPassed = 8;
@@ -259,6 +293,17 @@ class MpmcCore {
     if (walk.again) scan.from = next;
   }
 
+  // A claim waits until its line is here, unlike a plain store: so it is asked for some slots
+  // ahead. Not where the other side is close, which would lose the line it works on.
+  enum Run { kPushRun, kPopRun };
+  static constexpr std::uint32_t kApart = 16;
+  static constexpr std::uint64_t kAhead = 8;
+  void ask_ahead(std::uint64_t p, Run run) const noexcept {
+    if (++runs[run] > kApart) __builtin_prefetch(&at(p + kAhead), 1, 3);
+  }
+  // How many pushes and pops of this thread succeeded in a row; of whatever ring, it is advice.
+  static inline constinit thread_local std::uint32_t runs[2] = {0, 0};
+
   // What a slot that cannot be taken means for the walk.
   template <DeathsView V>
   Step consider(V& view, Slot& slot, std::uint64_t seen, Walk& walk) {
@@ -282,6 +327,7 @@ class MpmcCore {
   }
 
   RingResult stop(const Walk& walk, Scan& scan, std::uint64_t seen) {
+    runs[kPopRun] = 0;
     if (lap_of(seen) + 1 < lap_at(walk.position)) [[unlikely]] {
       mpmc_corrupt(&at(walk.position), seen);
     }

@@ -16,6 +16,7 @@ namespace {
 
 using Ring = MpmcRing<std::uint64_t>;
 constexpr std::size_t kHeader = 5 * 64;  // bytes before the first slot
+constexpr std::size_t kSlotBytes = 16;   // of an 8-byte value
 enum Tag : std::uint64_t { kFree, kWriting, kReady, kReading };
 
 constexpr std::uint64_t state(std::uint64_t lap, std::uint64_t owner, Tag tag) {
@@ -33,7 +34,7 @@ class MpmcRingTest : public ::testing::Test {
     const RingResult result = ring.try_pop(table, me, scan[me], value);
     return result == RingResult::done ? value : result == RingResult::none ? ~0ULL : ~1ULL;
   }
-  std::uint64_t& slot(std::size_t index) { return memory.word(kHeader + index * 64); }
+  std::uint64_t& slot(std::size_t index) { return memory.word(kHeader + index * kSlotBytes); }
 
   AlignedMemory memory{Ring::bytes_for(kSlots)};
   FakeTable table;
