@@ -1,6 +1,7 @@
 // The whole library.
 #pragma once
 
+#include <complex>
 #include <millrace/affinity.hpp>
 #include <millrace/arena.hpp>
 #include <millrace/context.hpp>
@@ -8,7 +9,9 @@
 #include <millrace/exceptions.hpp>
 #include <millrace/interrupt.hpp>
 #include <millrace/logging.hpp>
+#include <millrace/object.hpp>
 #include <millrace/pool.hpp>
 #include <millrace/process.hpp>
 #include <millrace/serialize.hpp>
 #include <millrace/timeout.hpp>
+#include <unordered_set>

@@ -37,13 +37,13 @@ consteval void check_map() {
 /// range while the caller is blocked (Keep = false), else a container of its own.
 template <class V, bool Keep, class R>
 auto items_of(R&& items) {
-  using Range = std::remove_cvref_t<R>;
-  constexpr bool indexed = std::ranges::random_access_range<Range> &&
-                           std::ranges::sized_range<Range> &&
+  using Input = std::remove_cvref_t<R>;
+  constexpr bool indexed = std::ranges::random_access_range<Input> &&
+                           std::ranges::sized_range<Input> &&
                            std::ranges::random_access_range<std::remove_reference_t<R>&>;
   if constexpr (indexed && !Keep) {
     return &items;
-  } else if constexpr (std::same_as<Range, std::vector<V>> && std::is_rvalue_reference_v<R&&>) {
+  } else if constexpr (std::same_as<Input, std::vector<V>> && std::is_rvalue_reference_v<R&&>) {
     return std::vector<V>(std::move(items));
   } else {
     std::vector<V> kept;
@@ -127,11 +127,11 @@ auto Pool::do_apply_async(const ApplyOptions<R>& options, F&& f, A&&... argument
 template <class Caller, class F, class R>
 auto Pool::do_map(F f, R&& items, const MapOptions& options) {
   using V = runtime::ItemOf<R>;
-  using Range = std::remove_reference_t<R>;
+  using Input = std::remove_reference_t<R>;
   runtime::check_map<Caller, F, V>();
   using Item = runtime::Result<Caller, F, V>;
   std::uint64_t chunk = 1;
-  if constexpr (runtime::BulkInput<Range, V> && runtime::BulkResult<runtime::Valued<Item>>) {
+  if constexpr (runtime::BulkInput<Input, V> && runtime::BulkResult<runtime::Valued<Item>>) {
     const auto size = static_cast<std::uint64_t>(std::ranges::size(items));
     const V* data = std::ranges::data(items);
     auto made = map_settings<runtime::BulkEntry<Caller, F, V>>(options, size, chunk);
@@ -331,7 +331,7 @@ void Pool::run_range(const F& f, runtime::FunctionId entry, runtime::RangeCall c
 template <class F, class Combine, class T, class R>
 T Pool::reduce(F f, Combine combine, T init, R&& items, const MapOptions& options) {
   using V = runtime::ItemOf<R>;
-  using Range = std::remove_reference_t<R>;
+  using Input = std::remove_reference_t<R>;
   runtime::check_map<runtime::CallItem, F, V>();
   (void)wire::check_sendable<Combine>();
   (void)wire::check_serializable<T>();
@@ -345,7 +345,7 @@ T Pool::reduce(F f, Combine combine, T init, R&& items, const MapOptions& option
   auto made = map_settings<Entry>(options, size, chunk);
   auto job =
       std::make_shared<runtime::ReduceJob<decltype(source), V, T>>(std::move(made), source, chunk);
-  if constexpr (runtime::BulkInput<Range, V>) {
+  if constexpr (runtime::BulkInput<Input, V>) {
     job->contiguous(std::ranges::data(items), sizeof(V));
   }
   auto context = std::make_shared<runtime::JobContext<F, Combine>>(f, combine);
