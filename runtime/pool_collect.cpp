@@ -16,7 +16,8 @@ bool ProcessPool::pump(Lock& lock) {
   bool any = collect();
   any |= handle_deaths();
   if (timed_out_ != 0 || timed_ranges_ != 0) any |= handle_deadlines();
-  if (!jobs_.empty()) any |= feed(lock);
+  const bool all_done = jobs_.size() == 1 && jobs_.front()->completing_;
+  if (!jobs_.empty() && !all_done) any |= feed(lock);
   if (!completed_.empty()) complete_jobs(lock);
   if (any && sleepers_ != 0) changed_.notify_all();  // it may be what another thread waits for
   return any;
@@ -127,6 +128,10 @@ void ProcessPool::complete_jobs(Lock& lock) {
     JobPtr job = std::move(completed_.back());
     completed_.pop_back();
     std::erase(jobs_, job);
+    if (job->ends_silently()) {
+      end_job(*job);
+      continue;
+    }
     // The last report comes last; unless the sink itself brought us here.
     while (job->reporting_ != 0 && job->reporting_ != thread_token()) {
       ++sleepers_;
@@ -139,16 +144,21 @@ void ProcessPool::complete_jobs(Lock& lock) {
     job->finished();
     lock.lock();
     in_callbacks_.erase(std::ranges::find(in_callbacks_, thread_token()));
-    job->done_ = true;
-    job->log_.reset();
-    put_away(*job);
-    if (job->settings_.asynchronous) --asynchronous_;
-    if (sleepers_ != 0) changed_.notify_all();
+    end_job(*job);
     lock.unlock();
     job.reset();
     lock.lock();
   }
   begin_leaving(lock);
+}
+
+// With the lock: lets the waiters of a job go.
+void ProcessPool::end_job(Job& job) {
+  job.done_ = true;
+  job.log_.reset();
+  put_away(job);
+  if (job.settings_.asynchronous) --asynchronous_;
+  if (sleepers_ != 0) changed_.notify_all();
 }
 
 // Calls the job's progress sink, without the lock.

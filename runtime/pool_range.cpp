@@ -101,21 +101,30 @@ void ProcessPool::finish_wave(Range& range) {
 
 namespace {
 
-/// A range job of a few chunks: each is a task, which is one round trip of one cache line.
+// Microseconds: a small range that took less goes to one worker as one task the next time, one that
+// took more than the second is shared out again.
+constexpr std::uint64_t kBrief = 3;
+constexpr std::uint64_t kNotBrief = 10;
+
+/// A range job of a few chunks: each is a task, which is one round trip of one cache line; or all
+/// are one, where waking another worker would take longer than to do them.
 class SmallRange final : public Job {
  public:
-  SmallRange(JobSettings settings, const RangeCall& call)
-      : Job(std::move(settings)), call_(call), next_(call.first) {}
+  SmallRange(JobSettings settings, const RangeCall& call, bool whole)
+      : Job(std::move(settings)),
+        call_(call),
+        next_(call.first),
+        piece_(whole ? call.last - call.first : call.chunk) {}
   Piece feed(wire::Writer& out) override {
     const Piece piece = skip();
     if (piece.count == 0) return piece;
-    out.put(RangeTask{call_.entry, piece.first, piece.first + piece.count});
+    out.put(RangeTask{call_.entry, piece.first, piece.first + piece.count, call_.chunk});
     return piece;
   }
   Piece skip() override {
     const Piece piece{.first = next_,
-                      .count = std::min(call_.chunk, call_.last - next_),
-                      .last = call_.last - next_ <= call_.chunk};
+                      .count = std::min(piece_, call_.last - next_),
+                      .last = call_.last - next_ <= piece_};
     next_ += piece.count;
     return piece;
   }
@@ -123,6 +132,7 @@ class SmallRange final : public Job {
   void fail(const Piece&, const std::exception_ptr& error) override {
     if (!failure) failure = error;
   }
+  bool ends_silently() const override { return !settings_.progress; }
   std::exception_ptr failure;
 
  private:
@@ -130,10 +140,12 @@ class SmallRange final : public Job {
     std::uint64_t entry;
     std::uint64_t first;
     std::uint64_t last;
+    std::uint64_t chunk;
   };
   friend void run_range_task(TaskCall&);
   const RangeCall& call_;
   std::uint64_t next_;
+  std::uint64_t piece_;  // items that travel together
 };
 
 // In the worker.
@@ -141,22 +153,38 @@ void run_range_task(TaskCall& call) {
   const auto task = call.in.take<SmallRange::RangeTask>();
   const auto entry =
       reinterpret_cast<RangeEntry>(resolve_function(static_cast<FunctionId>(task.entry)));
-  entry({call.context, call.job, task.first, task.last});
+  std::exception_ptr error;
+  for (std::uint64_t first = task.first; first < task.last; first += task.chunk) {
+    try {
+      entry({call.context, call.job, first, std::min(first + task.chunk, task.last)});
+    } catch (...) {
+      const std::exception_ptr thrown = item_error();  // rethrows what ends a process
+      if (!error) error = thrown;                      // as with chunks apart: the others run too
+    }
+  }
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace
 
 void ProcessPool::run_small_range(const RangeCall& call) {
   static const FunctionId entry = function_id(reinterpret_cast<AnyFunction>(&run_range_task));
+  // relaxed: advice. What is tried again or timed is so chunk by chunk.
+  const bool whole = brief_entry_.load(std::memory_order_relaxed) == call.entry &&
+                     call.retries == 0 && call.timeout.infinite() && !call.progress;
   const auto job = std::make_shared<SmallRange>(JobSettings{.entry = entry,
                                                             .timeout = call.timeout,
                                                             .retries = call.retries,
                                                             .priority = call.priority,
                                                             .total = call.last - call.first,
                                                             .progress = call.progress},
-                                                call);
+                                                call, whole);
+  const std::uint64_t start = shm::ticks();
   submit(job, call.context);
   wait(*job, {});
+  const std::uint64_t took = (shm::ticks() - start) / shm::ticks_per_us();
+  if (!whole && took < kBrief) brief_entry_.store(call.entry, std::memory_order_relaxed);
+  if (whole && took > kNotBrief) brief_entry_.store(0, std::memory_order_relaxed);
   if (!job->failure) return;
   {
     Lock lock(mutex_);

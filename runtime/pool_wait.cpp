@@ -80,7 +80,8 @@ bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
     if (asynchronous_ != 0 && waiters_ == 0) collector_wake_.notify_one();
     return result;
   };
-  for (bool fresh = std::exchange(job.fresh_, false);; fresh = false) {
+  fresh_ = std::exchange(job.fresh_, false);
+  for (bool fresh = fresh_;; fresh = false) {
     if (job.settings_.progress) report_progress(lock, job);
     const bool worth = !fresh && (!jobs_.empty() || timed_ranges_ != 0 || !completed_.empty() ||
                                   anything_arrived(nullptr));
@@ -144,7 +145,8 @@ std::uint64_t ProcessPool::completed_sum() const {
 // With the lock: what the thread that is about to listen has to know without it.
 ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_point deadline) {
   listening_ = true;
-  seen_completed_ = completed_sum();
+  // An old sum only makes one look in vain, after the time that a short task takes.
+  if (!std::exchange(fresh_, false)) seen_completed_ = completed_sum();
   // With nothing more to hand out there is no use for the first reply before the last.
   const bool drained = job != nullptr && job->exhausted_ && jobs_.size() == 1;
   for (std::size_t i = 0; i < lanes_.size(); ++i) {

@@ -17,6 +17,7 @@
 //  4. User code (callbacks, progress) runs without the lock.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -162,6 +163,7 @@ class ProcessPool final : public PoolCore {
   void release(Lane& lane, Ticket& ticket, TaskRing::Slot& slot);
   void piece_ended(const JobPtr& job, const Piece& piece);
   void complete_jobs(Lock& lock);
+  void end_job(Job& job);
   void show_progress(Lock& lock, Job& job);
   void report_progress(Lock& lock, Job& job);
 
@@ -241,9 +243,11 @@ class ProcessPool final : public PoolCore {
   std::size_t bytes_out_ = 0;
   std::size_t timed_out_ = 0;  ///< tickets out that have a timeout
   std::size_t timed_ranges_ = 0;
-  std::size_t owed_wakes_ = 0;  ///< tasks published for which nobody was woken yet
+  std::size_t owed_wakes_ = 0;              ///< tasks published for which nobody was woken yet
+  std::atomic<FunctionId> brief_entry_{0};  ///< what small ranges of it take is known to be little
   std::uint64_t next_job_id_ = 1;
   std::uint64_t seen_completed_ = 0;
+  bool fresh_ = false;  ///< what is waited for was handed out a moment ago
   std::uint64_t seen_deaths_ = 0;
   std::vector<std::int32_t> watched_;  ///< listener: per lane, the slot to look at first
 

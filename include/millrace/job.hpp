@@ -103,6 +103,8 @@ class Job {
   virtual void fail_source(const std::exception_ptr& error) { fail(Piece{}, error); }
   /// Every piece has ended. Called without the lock, before anyone sees done().
   virtual void finished() {}
+  /// True when finished() and the destructor do nothing that must not happen under the lock.
+  [[nodiscard]] virtual bool ends_silently() const { return false; }
   /// What its waiter waits for: the end of the job, unless overridden.
   [[nodiscard]] virtual bool ready() const { return done_; }
   /// The same without the lock, where that can be told; asked while spinning.
