@@ -8,6 +8,7 @@
 #include <ios>
 #include <memory>
 #include <millrace/exceptions.hpp>
+#include <millrace/synchronize.hpp>
 #include <new>
 #include <optional>
 #include <regex>
@@ -147,6 +148,11 @@ void put_short(wire::Writer& out, const BufferTooShort& error) {
 }
 BufferTooShort take_short(wire::Reader& in) { return BufferTooShort(Bytes(take_text(in))); }
 
+void put_abandoned(wire::Writer& out, const AbandonedLock& error) {
+  out.put(static_cast<std::int32_t>(error.pid()));
+}
+AbandonedLock take_abandoned(wire::Reader& in) { return AbandonedLock(in.take<std::int32_t>()); }
+
 void put_exit(wire::Writer& out, const SystemExit& error) {
   out.put(static_cast<std::int32_t>(error.code()));
   put_text(out, error.text());
@@ -183,6 +189,7 @@ void declare_library() {
   declare_by_type<KeyboardInterrupt>();
   Carried<WorkerLost, &put_lost, &take_lost>::declare();
   Carried<BufferTooShort, &put_short, &take_short>::declare();
+  Carried<AbandonedLock, &put_abandoned, &take_abandoned>::declare();
   Carried<SystemExit, &put_exit, &take_exit>::declare();
   static CarrierEntry remote{&typeid(RemoteError), &typeid(RemoteError),
                              &RemoteErrorCarrier::encode, &RemoteErrorCarrier::decode};

@@ -3,6 +3,8 @@
 
 #include <millrace/logging.hpp>
 #include <millrace/process.hpp>
+#include <millrace/sharedctypes.hpp>
+#include <millrace/synchronize.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -38,6 +40,59 @@ class Context {
   [[nodiscard]] millrace::Process Process(ProcessOptions options, F&& f, Args&&... args) const {
     options.context = this;
     return millrace::Process(options, std::forward<F>(f), std::forward<Args>(args)...);
+  }
+
+  // What works the same under every start method.
+  [[nodiscard]] millrace::Lock Lock() const { return millrace::Lock(); }
+  [[nodiscard]] millrace::RLock RLock() const { return millrace::RLock(); }
+  [[nodiscard]] millrace::Semaphore Semaphore(int value = 1) const {
+    return millrace::Semaphore(value);
+  }
+  [[nodiscard]] millrace::BoundedSemaphore BoundedSemaphore(int value = 1) const {
+    return millrace::BoundedSemaphore(value);
+  }
+  [[nodiscard]] millrace::Condition Condition() const { return millrace::Condition(); }
+  [[nodiscard]] millrace::Condition Condition(const AnyLock& lock) const {
+    return millrace::Condition(lock);
+  }
+  [[nodiscard]] millrace::Event Event() const { return millrace::Event(); }
+  [[nodiscard]] millrace::Barrier Barrier(int parties, NoneType action = {},
+                                          Timeout timeout = {}) const {
+    return millrace::Barrier(parties, action, timeout);
+  }
+  template <class F>
+  requires std::constructible_from<millrace::Barrier, int, F>
+  [[nodiscard]] millrace::Barrier Barrier(int parties, F&& action, Timeout timeout = {}) const {
+    return millrace::Barrier(parties, std::forward<F>(action), timeout);
+  }
+  template <class T>
+  [[nodiscard]] millrace::Value<T> Value(const T& value = T(),
+                                         const ValueOptions& options = {}) const {
+    return millrace::Value<T>(value, options);
+  }
+  template <class T>
+  [[nodiscard]] millrace::Array<T> Array(std::initializer_list<T> elements,
+                                         const ValueOptions& options = {}) const {
+    return millrace::Array<T>(elements, options);
+  }
+  /// Of a size, a range or a text.
+  template <class T, class S>
+  requires std::constructible_from<millrace::Array<T>, S>
+  [[nodiscard]] millrace::Array<T> Array(S&& source, const ValueOptions& options = {}) const {
+    return millrace::Array<T>(std::forward<S>(source), options);
+  }
+  template <class T>
+  [[nodiscard]] millrace::RawValue<T> RawValue(const T& value = T()) const {
+    return millrace::RawValue<T>(value);
+  }
+  template <class T>
+  [[nodiscard]] millrace::RawArray<T> RawArray(std::initializer_list<T> elements) const {
+    return millrace::RawArray<T>(elements);
+  }
+  template <class T, class S>
+  requires std::constructible_from<millrace::RawArray<T>, S>
+  [[nodiscard]] millrace::RawArray<T> RawArray(S&& source) const {
+    return millrace::RawArray<T>(std::forward<S>(source));
   }
 
   [[nodiscard]] std::string get_start_method() const { return std::string(method_); }

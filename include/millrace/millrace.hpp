@@ -13,5 +13,7 @@
 #include <millrace/pool.hpp>
 #include <millrace/process.hpp>
 #include <millrace/serialize.hpp>
+#include <millrace/sharedctypes.hpp>
+#include <millrace/synchronize.hpp>
 #include <millrace/timeout.hpp>
 #include <unordered_set>
