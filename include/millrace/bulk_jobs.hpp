@@ -154,7 +154,7 @@ class IntoJob final : public ResultJob<NoneType> {
   NoneType& result() override { return none_; }
 
  private:
-  static constexpr std::uint64_t kPullEvery = 7;
+  static constexpr std::uint64_t kPullEvery = 5;
   static constexpr std::uint64_t widest() noexcept {
     return larger(1, kBulkBytes / larger(sizeof(V), sizeof(R)));
   }
