@@ -138,6 +138,11 @@ class Dict {
 
   Dict();
   Dict(std::initializer_list<Item> items);
+  /// The keys and values of any map, with parentheses: Dict(map).
+  template <runtime::KeyedPairs M>
+  requires(ObjectValue<M>) explicit Dict(const M& map) : Dict() {
+    for (const auto& [key, value] : map) set(key, value);
+  }
 
   [[nodiscard]] std::size_t size() const noexcept;
   [[nodiscard]] bool empty() const noexcept { return size() == 0; }

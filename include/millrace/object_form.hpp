@@ -125,7 +125,8 @@ concept Keyed = Readable<T> && requires {
 };
 /// Handles bring their own encoding and are copied by reference; all compare by identity.
 template <class T>
-concept HandleLike = std::is_class_v<T> && wire::HasCustom<T> && std::copy_constructible<T>;
+concept HandleLike =
+    std::is_class_v<T> && !wire::kIsPartial<T> && wire::HasCustom<T> && std::copy_constructible<T>;
 
 template <class T>
 inline constexpr bool kIsException =

@@ -15,6 +15,7 @@
 #include <millrace/object.hpp>
 #include <millrace/pool.hpp>
 #include <millrace/serialize.hpp>
+#include <millrace/synchronize.hpp>
 #include <optional>
 #include <ranges>
 #include <set>
@@ -73,6 +74,7 @@ TEST(Object, IsMadeOfOrdinaryContainers) {
   EXPECT_EQ(repr(std::filesystem::path("/tmp")), "'/tmp'");
   EXPECT_EQ(repr(mp::List(std::views::iota(0, 3))), "[0, 1, 2]");
   EXPECT_EQ(repr(mp::Set(std::vector<int>{1, 1})), "{1}");
+  EXPECT_EQ(repr(mp::Dict(std::map<int, bool>{{1, true}})), "{1: True}");
 }
 
 TEST(Object, IsNotMadeOfWhatPythonHasNot) {
@@ -83,6 +85,7 @@ TEST(Object, IsNotMadeOfWhatPythonHasNot) {
   static_assert(!std::is_convertible_v<Plain, mp::Object>);
   static_assert(!std::is_convertible_v<std::nullptr_t, mp::Object>);
   static_assert(!std::is_convertible_v<void (*)(), mp::Object>);
+  static_assert(!std::is_convertible_v<decltype(mp::partial(repr, 1)), mp::Object>);
   EXPECT_THROW(mp::Object{std::numeric_limits<std::uint64_t>::max()}, mp::OverflowError);
   EXPECT_EQ(mp::Object(std::uint64_t{1} << 62), std::int64_t{1} << 62);
 }
@@ -323,6 +326,19 @@ TEST(Object, HoldsHandles) {
   EXPECT_THROW(value.as<mp::shared_array<double>>(), mp::TypeError);
 }
 
+TEST(Object, ALockInsideIsTheSameLock) {
+  const mp::Lock lock;
+  const mp::Object value = mp::Dict{{"lock", lock}};
+  const auto back = value["lock"].as<mp::Lock>();
+  EXPECT_EQ(back, lock);
+  EXPECT_EQ(value["lock"].type_name(), "Lock");
+  EXPECT_EQ(value["lock"].repr(), lock.repr());
+  EXPECT_THROW(value["lock"].as<mp::RLock>(), mp::TypeError);
+  EXPECT_THROW(value.as<mp::Lock>(), mp::TypeError);
+  const std::scoped_lock held(back);
+  EXPECT_FALSE(lock.try_acquire());
+}
+
 struct Aggregate {
   mp::Object any;
   mp::List list;
@@ -337,6 +353,7 @@ mp::List doubled(mp::List list) {
   return list;
 }
 std::string shown(const Aggregate& value) { return value.any.repr() + value.list.repr(); }
+bool acquires(const mp::Object& value) { return value["lock"].as<mp::Lock>().try_acquire(); }
 int second(const mp::Object& value) { return value["array"].as<mp::shared_array<int>>()[1]; }
 mp::Object failing(int) { throw mp::KeyError("k"); }
 
@@ -354,6 +371,9 @@ TEST(Object, IsAnArgumentAndAResult) {
   array[1] = 7;
   EXPECT_EQ(pool.apply(second, mp::Dict{{"array", array}}), 7);
   EXPECT_THROW(pool.apply(failing, 1), mp::KeyError);
+  const mp::Lock lock;
+  const std::scoped_lock held(lock);
+  EXPECT_FALSE(pool.apply(acquires, mp::Dict{{"lock", lock}}));
 }
 
 }  // namespace

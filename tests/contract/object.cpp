@@ -33,10 +33,11 @@ void literals() {
   const mp::Dict one{{"k", 1}};
   const mp::Dict dict{{"k", 1}, {2, mp::List{}}};
   const mp::Dict texts = {{"a", "b"}, {"c", "d"}};
+  const mp::Dict from_map(std::map<std::string, int>{{"x", 1}});
   const mp::List nested{mp::List{1, 2}, mp::List{3}};
   const mp::Object text("x");
   const mp::Object bytes(mp::Bytes("raw"));
-  std::cout << mixed << pair << one << dict << texts << nested << text << bytes;
+  std::cout << mixed << pair << one << dict << texts << from_map << nested << text << bytes;
 }
 
 void sources() {
@@ -53,9 +54,12 @@ void sources() {
   from = mp::FrozenSet{1};
   from = mp::ByteArray{};
   from = mp::ValueError("bad");
+  const mp::Lock lock;
+  from = lock;
+  const mp::Lock back = from.as<mp::Lock>();
   from = mp::shared_array<int>(4);
   const auto array = from.as<mp::shared_array<int>>();
-  std::cout << array.size();
+  std::cout << array.size() << (back == lock);
 }
 
 void uses() {
