@@ -87,7 +87,7 @@ TEST(PoolProcesses, NoneOutlivesTheirProgram) {
     ASSERT_GE(program, 0);
     if (program == 0) be_a_program(static_cast<unsigned>(round));
     // Half of them while they make their pool.
-    const auto longest = random() % 2 == 0 ? 4000 : 40000;
+    const std::uint64_t longest = random() % 2 == 0 ? 4000 : 40000;
     std::this_thread::sleep_for(std::chrono::microseconds(random() % longest));
     if (round % 5 == 0) {  // its zygote a moment before
       for (const pid_t zygote : stress::children_of(program)) stress::kill_one(zygote);
@@ -158,7 +158,7 @@ TEST_F(PoolZygote, KilledAtAnyInstantLosesNothingThatIsRetried) {
   });
   const Index items = 2000;
   const auto input = numbers(items);
-  for (long round = 0; kills.load() < stress::scaled(8, 40); ++round) {
+  while (kills.load() < stress::scaled(8, 40)) {
     const auto results = pool.map(doubled, input, {.chunksize = 20, .retries = 100});
     for (Index i = 0; i < items; ++i) ASSERT_EQ(results[i], 2 * i);
     auto lazily = pool.imap(doubled, input, {.chunksize = 7, .retries = 100});
