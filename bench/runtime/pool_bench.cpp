@@ -234,7 +234,7 @@ double median_of(int rounds, F&& run) {
   return samples[static_cast<std::size_t>(rounds) / 2];
 }
 
-void measures(bench::Suite& suite) {
+void map_measures(bench::Suite& suite) {
   suite.measure("serial x*x", [] {
     return rate(kItems, [] {
       std::transform(data->in.begin(), data->in.end(), data->out.begin(), square);
@@ -278,6 +278,9 @@ void measures(bench::Suite& suite) {
   suite.measure("CPython apply",
                 [] { return 1e9 * python("sum(p.apply(add, (1, 0)) for _ in range(500))"); });
   suite.measure("CPython chunk", [] { return 1e9 * python("len(p.map(sq, xs[:5000], 1))"); });
+}
+
+void call_measures(bench::Suite& suite) {
   suite.measure("pool 1 us", [] { return pool_calls(kCalls, short_call); });
   suite.measure("oneTBB 1 us", [] { return tbb_calls(kCalls, short_call); });
   suite.measure("pool 100 us", [] { return pool_calls(kLongCalls, long_call); });
@@ -314,7 +317,8 @@ void measures(bench::Suite& suite) {
 int main(int argc, char** argv) {
   data = std::make_unique<Data>();
   bench::Suite suite("pool");
-  measures(suite);
+  map_measures(suite);
+  call_measures(suite);
   const auto higher = Better::higher;
   const auto lower = Better::lower;
   suite.row(
