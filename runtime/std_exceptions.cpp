@@ -2,6 +2,7 @@
 #include "runtime/std_exceptions.hpp"
 
 #include <any>
+#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <future>
@@ -51,17 +52,33 @@ class ForeignCategory final : public std::error_category {
     return name_ + " error " + std::to_string(code);
   }
 
+  ForeignCategory* next = nullptr;  // made before this one
+
  private:
   std::string name_;
 };
 
-// Categories are compared by address and live for ever, so a foreign one is kept.
+// Categories are compared by address and live for ever: one for each foreign name, kept in a list
+// that only grows. Two threads that meet a new name at once may make two; no lock that a fork could
+// copy while it is held.
 const std::error_category& category_named(const std::string& name) {
   for (const std::error_category* known : {&std::generic_category(), &std::system_category(),
                                            &std::iostream_category(), &std::future_category()}) {
     if (name == known->name()) return *known;
   }
-  return *new ForeignCategory(name);
+  static std::atomic<ForeignCategory*> newest{nullptr};
+  // KEEP category: acquire; pairs with the release below: names may be read.
+  ForeignCategory* next = newest.load(std::memory_order_acquire);
+  for (ForeignCategory* one = next; one != nullptr; one = one->next) {
+    if (name == one->name()) return *one;
+  }
+  auto* made = new ForeignCategory(name);
+  made->next = next;
+  // KEEP category: release; pairs with the acquire above.
+  while (!newest.compare_exchange_weak(made->next, made, std::memory_order_release,
+                                       std::memory_order_relaxed)) {
+  }
+  return *made;
 }
 
 void put_code(wire::Writer& out, const std::error_code& code) {

@@ -178,6 +178,19 @@ TEST(Exceptions, ErrorCodeOfAnUnknownCategoryKeepsNameAndNumber) {
                                });
 }
 
+TEST(Exceptions, ErrorCodesOfOneUnknownCategoryAreEqual) {
+  struct Category : std::error_category {
+    const char* name() const noexcept override { return "turbine"; }
+    std::string message(int) const override { return "too cold"; }
+  };
+  static const Category category;
+  std::error_code first;
+  const auto keep = [&first](const std::system_error& e) { first = e.code(); };
+  const auto compare = [&first](const std::system_error& e) { EXPECT_EQ(e.code(), first); };
+  expect_as<std::system_error>(thrown(std::system_error(7, category)), keep);
+  expect_as<std::system_error>(thrown(std::system_error(7, category)), compare);
+}
+
 TEST(Exceptions, FilesystemErrorKeepsPaths) {
   std::exception_ptr error;
   try {
