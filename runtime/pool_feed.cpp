@@ -279,24 +279,24 @@ void ProcessPool::fail_feeding(const JobPtr& job, const std::exception_ptr& erro
 }
 
 // Tasks that are out, claimed or not.
-std::size_t ProcessPool::tasks_out() const {
-  std::size_t out = 0;
-  for (const auto& lane : lanes_) out += lane->out.size();
-  return out;
+ProcessPool::Load ProcessPool::load() const {
+  Load now;
+  for (const auto& lane : lanes_) now.tasks += lane->out.size();
+  now.ranges = std::ranges::any_of(ranges_, [](const auto& one) { return one->busy; });
+  return now;
 }
 
 // Workers that spin, or are about to sleep and look once more: each takes a task by itself.
 // `published` tasks were put out since they could last look.
-std::size_t ProcessPool::spinning_workers(std::size_t published) const {
-  if (std::ranges::any_of(ranges_, [](const auto& one) { return one->busy; })) return 0;
+std::size_t ProcessPool::spinning_workers(std::size_t published, const Load& load) const {
+  if (load.ranges) return 0;
   std::size_t awake = static_cast<std::size_t>(shared_->workers);
   for (std::int32_t word = 0; word * 64 < shared_->workers; ++word) {
     // WAKE worker: seq_cst: ordered after the publication of the tasks.
     const std::uint64_t idle = shared_->idle[word].load(std::memory_order_seq_cst);
     awake -= std::min<std::size_t>(awake, static_cast<std::size_t>(std::popcount(idle)));
   }
-  const std::size_t out = tasks_out();
-  const std::size_t older = out - std::min(out, published);
+  const std::size_t older = load.tasks - std::min(load.tasks, published);
   return awake - std::min(awake, older);
 }
 
@@ -304,18 +304,18 @@ std::size_t ProcessPool::spinning_workers(std::size_t published) const {
 // costs the waker some ten microseconds, and a woken worker wakes the next if there is more.
 void ProcessPool::wake_owed() {
   const std::size_t tasks = std::exchange(owed_wakes_, 0);
-  if (tasks != 0 && busy()) wake_for(tasks);
+  if (tasks != 0 && busy()) wake_for(tasks, load());
 }
 
 // True if anybody was.
-bool ProcessPool::wake_for(std::size_t tasks) {
+bool ProcessPool::wake_for(std::size_t tasks, const Load& load) {
   std::uint64_t idle = 0;
   for (int word = 0; word * 64 < shared_->workers; ++word) {
     // SLEEP worker: worker.cpp announces, pool_feed.cpp looks
     idle |= shared_->idle[word].load(std::memory_order_seq_cst);
   }
   if (idle == 0) return false;
-  const std::size_t spinning = spinning_workers(tasks);
+  const std::size_t spinning = spinning_workers(tasks, load);
   std::size_t woken = 0;
   while (woken < 2 && spinning + woken < tasks && worth_waking(*shared_) &&
          wake_one_worker(*shared_)) {

@@ -174,7 +174,7 @@ void ProcessPool::retry(Lane& lane, Ticket& ticket, TaskRing::Slot& slot) {
   const auto index = static_cast<std::uint16_t>(&ticket - lane.tickets.data());
   while (lane.next % kTaskSlots != index) ++lane.next;
   publish(lane, index, size | flags | (block.data != nullptr ? kFar : 0));
-  wake_for(1);
+  wake_for(1, load());
 }
 
 bool ProcessPool::handle_deadlines() {

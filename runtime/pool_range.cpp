@@ -296,7 +296,7 @@ bool ProcessPool::repair_ranges(const std::vector<std::uint32_t>& dead) {
         // OBSERVE: workers that found nothing look again.
         // NUDGE range: pool_range.cpp writes, worker.cpp reads
         shared_->records[range->index].nudge.fetch_add(1, std::memory_order_seq_cst);
-        wake_for(plan_.workers.size());
+        wake_for(plan_.workers.size(), load());
       }
     }
   }

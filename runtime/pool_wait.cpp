@@ -157,12 +157,13 @@ ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_poin
     if (const auto limit = next_deadline(); limit && *limit < deadline) deadline = *limit;
   }
   const std::size_t owed = std::exchange(owed_wakes_, 0);
-  const std::size_t spinning = spinning_workers(owed);
+  const Load now = load();
+  const std::size_t spinning = spinning_workers(owed, now);
   const bool copies = job != nullptr && job->settings_.copied && shared_->cpus > 1;
   Watch watch{.job = job,
               .deadline = deadline,
               .owed = owed,
-              .queued = copies ? tasks_out() : 0,
+              .load = now,
               .copies = copies,
               .grace = spinning > owed};
   if (owed != 0 && (job == nullptr || spinning == 0)) wake(watch);
@@ -173,7 +174,9 @@ ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_poin
   return watch;
 }
 
-void ProcessPool::wake(Watch& watch) { watch.woke |= wake_for(std::exchange(watch.owed, 0)); }
+void ProcessPool::wake(Watch& watch) {
+  watch.woke |= wake_for(std::exchange(watch.owed, 0), watch.load);
+}
 
 // Without the lock: spins while every process of the pool can have a cpu of its own, then gives the
 // cpu away twice. True when something has arrived.
@@ -224,7 +227,7 @@ int ProcessPool::sleep(const Watch& watch) {
   if (watch.copies) {
     // CARRY work: seq_cst: before the look for sleepers in wake_for(); read in worker_wait.cpp
     shared_->parent_copies.store(0, std::memory_order_seq_cst);
-    wake_for(watch.queued);  // now there is a cpu for one more
+    wake_for(watch.load.tasks, watch.load);  // now there is a cpu for one more
   }
   const shm::InterruptibleSleep sleep(job != nullptr ? &shared_->bell : nullptr);
   const auto key = shared_->bell.prepare();

@@ -110,15 +110,21 @@ class ProcessPool final : public PoolCore {
     std::uint64_t last_settled = 0;  ///< ticks, 0: nothing was out since
   };
 
+  /// What workers have before them. Copied under the lock, for whoever goes on without it.
+  struct Load {
+    std::size_t tasks = 0;  ///< that are out
+    bool ranges = false;    ///< a range job is in progress
+  };
+
   /// What a thread that listens to the workers knows while it is without the lock.
   struct Watch {
     const Job* job = nullptr;  ///< it waits for; nullptr: the collector
     Clock::time_point deadline;
-    std::size_t owed = 0;    ///< tasks for which nobody was woken yet
-    std::size_t queued = 0;  ///< tasks that are out
-    bool copies = false;     ///< the thread carries the job's bytes to the workers
-    bool grace = false;      ///< workers without work are about to leave their cpus
-    bool woke = false;       ///< somebody has been woken meanwhile
+    std::size_t owed = 0;  ///< tasks for which nobody was woken yet
+    Load load;             ///< when it began to listen; older only wakes one more or one less
+    bool copies = false;   ///< the thread carries the job's bytes to the workers
+    bool grace = false;    ///< workers without work are about to leave their cpus
+    bool woke = false;     ///< somebody has been woken meanwhile
   };
 
   /// A range job in progress.
@@ -150,10 +156,10 @@ class ProcessPool final : public PoolCore {
   std::byte* take_context(std::size_t bytes);
   void give_context(std::byte* block) noexcept;
   void note_parent_cpu();
-  [[nodiscard]] std::size_t tasks_out() const;
-  [[nodiscard]] std::size_t spinning_workers(std::size_t published) const;
+  [[nodiscard]] Load load() const;
+  [[nodiscard]] std::size_t spinning_workers(std::size_t published, const Load& load) const;
   void wake_owed();
-  bool wake_for(std::size_t tasks);
+  bool wake_for(std::size_t tasks, const Load& load);
 
   // pool_collect.cpp: taking back.
   bool pump(Lock& lock);

@@ -238,7 +238,10 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
     const auto* context = reinterpret_cast<const ContextHeader*>(words[kRangeContext]);
     RangeItems items{{}, 0, 0, 0};
     RangeEntry entry = nullptr;
+    std::uint64_t mine = 0;
     while (const auto chunk = record.job->claim(cursor)) {
+      // More than one each, and cpus without work: pass the word on, as the parent wakes two only.
+      if (++mine == 2 && runnable(pool_) < pool_.cpus) wake_one_worker(pool_, index_);
       if (!ran) {  // only now is the context certain to be there
         items.context = {context->data(), context->size};
         items.job = context->job;
