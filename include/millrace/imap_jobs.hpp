@@ -64,10 +64,7 @@ class ImapJobBase : public Job {
   }
 
  protected:
-  std::uint64_t fed_ = 0;
-  std::uint64_t window_;
-
- private:
+  /// An item has ended.
   void put(std::uint64_t index, Outcome<R> outcome) {
     if (!ordered_) {
       arrived_.emplace_back(std::move(outcome));
@@ -78,6 +75,10 @@ class ImapJobBase : public Job {
     arrived_[at].emplace(std::move(outcome));
   }
 
+  std::uint64_t fed_ = 0;
+  std::uint64_t window_;
+
+ private:
   std::uint64_t taken_ = 0;
   bool ordered_;
   std::vector<std::optional<Outcome<R>>> arrived_;  ///< from head_ on: in order, or as they came

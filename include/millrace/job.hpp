@@ -125,7 +125,7 @@ class Job {
 
  private:
   friend class ProcessPool;
-  friend class PoolJobs;
+  friend class ThreadCore;
 
   std::shared_ptr<const void> keep_{};
 

@@ -5,6 +5,7 @@
 #include <millrace/affinity.hpp>
 #include <millrace/arena.hpp>
 #include <millrace/context.hpp>
+#include <millrace/dummy.hpp>
 #include <millrace/errors.hpp>
 #include <millrace/exceptions.hpp>
 #include <millrace/interrupt.hpp>
@@ -15,5 +16,6 @@
 #include <millrace/serialize.hpp>
 #include <millrace/sharedctypes.hpp>
 #include <millrace/synchronize.hpp>
+#include <millrace/thread_pool.hpp>
 #include <millrace/timeout.hpp>
 #include <unordered_set>

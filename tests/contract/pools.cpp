@@ -205,7 +205,7 @@ void imap(mp::Pool& pool, std::vector<int> xs) {
 void collect(mp::Pool& pool, std::vector<int> xs) {
   const std::vector<std::string> names{"a"};
   const std::vector<std::pair<int, int>> pairs{{1, 2}};
-  int r = 0;
+  [[maybe_unused]] int r = 0;
   const std::vector<mp::Outcome<int>> all =
       pool.map(square, xs, {.chunksize = 4, .timeout = 1s, .on_error = mp::collect});
   for (const auto& one : all) {
