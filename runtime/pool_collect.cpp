@@ -84,6 +84,11 @@ void ProcessPool::settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::
         own.data != nullptr && far.data >= own.data && far.data < own.data + own.capacity;
     if (!inside) block = far.data;
   }
+  if (trace_) {
+    const auto at = std::ranges::find(lanes_, &lane, &std::unique_ptr<Lane>::get);
+    trace_->settled(static_cast<int>(at - lanes_.begin()), ticket.position, job->id_,
+                    job->settings_.entry, ticket.piece);
+  }
   wire::Reader reply(data, size);
   try {
     if (shm::TaskState::tag(state) == shm::TaskTag::done) {

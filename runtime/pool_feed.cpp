@@ -269,6 +269,7 @@ void ProcessPool::publish(Lane& lane, std::uint16_t index, std::uint32_t size) {
   ticket.seen_running = {};
   if (lane.out.empty()) lane.last_settled = 0;
   lane.out.push_back(index);
+  ticket.position = lane.next;
   lane.ring->publish(lane.next++);
 }
 

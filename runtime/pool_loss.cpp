@@ -46,6 +46,17 @@ int ProcessPool::position_of(std::uint32_t worker) const {
   return -1;
 }
 
+// For the timeline: `worker` ended while it ran `piece`.
+void ProcessPool::trace_loss(std::uint32_t worker, const Piece& piece) {
+  for (std::int32_t i = 0; i < shared_->workers; ++i) {
+    for (const auto& recent : shared_->slots[i].recent) {
+      if (recent.load(std::memory_order_relaxed) != worker) continue;
+      trace_->lost(i, ProcessTable::instance().pid(worker), piece);
+      return;
+    }
+  }
+}
+
 // The worker is to be ended: by the zygote, whose child it is, so that no other process that got
 // its pid meanwhile can be hit.
 void ProcessPool::kill_worker(std::uint32_t worker) {
@@ -81,6 +92,7 @@ bool ProcessPool::handle_deaths() {
       if (TaskState::tag(state) != TaskTag::running || !table.is_dead(owner)) continue;
       if (!TaskRing::take_away(slot, state)) continue;
       const Piece piece = lane->tickets[index].piece;
+      if (trace_) trace_loss(owner, piece);
       lose(*lane, index, loss_of(owner, piece.first, piece.first + piece.count - 1), true);
       any = true;
     }

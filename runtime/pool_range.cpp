@@ -255,6 +255,7 @@ void ProcessPool::run_range(const RangeCall& call) {
   auto* header = new (range.context)
       ContextHeader{next_job_id_++, call.context.size(), call.timeout.infinite() ? 0U : 1U};
   std::memcpy(header->data(), call.context.data(), call.context.size());
+  if (trace_) trace_->range(header->job, call.entry);
   RangeJobFront front({.total = call.last - call.first, .progress = call.progress}, range);
   front.started_ = Clock::now();
   note_parent_cpu();
@@ -287,6 +288,7 @@ bool ProcessPool::repair_ranges(const std::vector<std::uint32_t>& dead) {
       const auto report = [&](std::uint64_t chunk) {
         const std::uint64_t first = range->wave_first + chunk * range->call.chunk;
         const std::uint64_t last = std::min(first + range->call.chunk, range->call.last) - 1;
+        if (trace_) trace_loss(worker, {.first = first, .count = last - first + 1});
         if (!range->failure) range->failure = loss_of(worker, first, last);
       };
       const auto attempts = static_cast<unsigned>(std::clamp(range->call.retries + 1, 1, 15));

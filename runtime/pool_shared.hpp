@@ -38,6 +38,8 @@ struct Far {
   std::uint64_t capacity;  ///< request only: bytes at data, room for the reply included
 };
 
+struct TraceBuffer;
+
 enum class WorkerPhase : std::uint32_t { none, starting, idle, busy, leaving };
 
 /// One position of the pool: the worker that stands there, and those that stood there before it.
@@ -122,9 +124,9 @@ struct PoolShared {
   // Written by the parent.
   alignas(64) std::atomic<std::uint32_t> range_mask{0};  ///< bit per active RangeRecord
   std::atomic<std::uint32_t> closing{0};  ///< 1: workers leave when they find no work; 2: at once
-  std::atomic<std::int32_t> parent_cpu{-1};    ///< where the parent runs or spins
-  std::atomic<std::int32_t> parent_seat{-1};   ///< the worker whose home that is, -1: none
-  std::atomic<std::uint32_t> parent_awake{1};  ///< counts as a runnable process
+  std::atomic<std::int32_t> parent_cpu{-1};     ///< where the parent runs or spins
+  std::atomic<std::int32_t> parent_seat{-1};    ///< the worker whose home that is, -1: none
+  std::atomic<std::uint32_t> parent_awake{1};   ///< counts as a runnable process
   std::atomic<std::uint32_t> parent_copies{0};  ///< it moves bytes for the workers: needs its cpu
 
   // The parent sleeps here; workers and zygote wake it.
@@ -150,6 +152,7 @@ struct PoolShared {
   std::atomic<std::uint32_t> gone{0};    ///< futex: 1 once every worker has left for good
 
   RangeRecord records[kRangeRecords];
+  TraceBuffer* traces = nullptr;                         ///< one per worker, null: no timeline
   WorkerSlot* slots = nullptr;                           ///< workers of them
   TaskRing* rings[kMaxNodes] = {};                       ///< one per node that has workers
   std::atomic<std::uint64_t> low_water[kMaxNodes] = {};  ///< parent: wake me at this position

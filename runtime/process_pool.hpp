@@ -36,6 +36,7 @@
 #include "runtime/block_cache.hpp"
 #include "runtime/piece_writer.hpp"
 #include "runtime/pool_shared.hpp"
+#include "runtime/pool_trace.hpp"
 #include "runtime/zygote.hpp"
 #include "shm/interrupt.hpp"
 
@@ -79,6 +80,7 @@ class ProcessPool final : public PoolCore {
     Piece piece;
     PieceWriter writer;
     int attempts = 0;
+    std::uint64_t position = 0;     ///< in the ring
     std::uint32_t quarantined = 0;  ///< worker that may still write here; 0: none
     bool out = false;
     bool timed = false;                            ///< counted in timed_out_
@@ -141,6 +143,7 @@ class ProcessPool final : public PoolCore {
   void end_processes() noexcept;
   void bury_workers() noexcept;
   void free_shared() noexcept;
+  WorkerBinding binding_of(int index) const;
   void write_trace() noexcept;
 
   // pool_feed.cpp: handing out.
@@ -181,6 +184,7 @@ class ProcessPool final : public PoolCore {
   std::exception_ptr loss_of(std::uint32_t worker, std::uint64_t first, std::uint64_t last) const;
   void kill_worker(std::uint32_t worker);
   int position_of(std::uint32_t worker) const;
+  void trace_loss(std::uint32_t worker, const Piece& piece);
   std::vector<std::uint32_t> newly_dead() const;
   void forget(std::uint32_t worker) noexcept;
   void put_away(Job& job);
@@ -238,6 +242,7 @@ class ProcessPool final : public PoolCore {
   PoolPlan plan_;
   PoolShared* shared_ = nullptr;
   std::unique_ptr<Zygote> zygote_;
+  std::unique_ptr<PoolTrace> trace_;  ///< null: no timeline
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::vector<int> seat_shares_;              ///< workers per node, for range jobs
   std::list<JobPtr> jobs_;                    ///< not completed, by priority, then in turn

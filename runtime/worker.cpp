@@ -48,6 +48,7 @@ int Worker::run() {
   pool_.readied.fetch_add(1, std::memory_order_relaxed);            // ordered by READY
   slot_.phase.store(WorkerPhase::busy, std::memory_order_release);  // READY: see the zygote
   last_ticks_ = shm::ticks();
+  if (trace_ != nullptr) trace_start();
   while (!done_) {
     // relaxed: advice
     if (pool_.parent_copies.load(std::memory_order_relaxed) != 0) make_way();
@@ -117,6 +118,7 @@ TaskTag Worker::call(const TaskRing::Slot& task, RunningTask& running) {
 }
 
 void Worker::execute(TaskRing::Slot& task, int rank) {
+  const std::uint64_t began = trace_ != nullptr ? shm::ticks() : 0;
   const std::uint32_t flags = task.size;
   const std::byte* payload = task.bytes;
   std::size_t size = flags & kSizeMask;
@@ -147,6 +149,7 @@ void Worker::execute(TaskRing::Slot& task, int rank) {
   const TaskTag tag = answer(task, running, call(task, running), reply_size);
   const std::size_t bytes = running.room_used != 0 ? running.room_used : out_.size();
   task.size = reply_size;
+  if (trace_ != nullptr) trace_task(task, rank, began);
   if (!TaskRing::finish(task, self_, tag)) await_end();
   if ((flags & kTimed) != 0) slot_.began_ns.store(0, std::memory_order_relaxed);
   // COUNT: release pairs with the parent's sum; the barrier in tell_parent() orders it before the
@@ -262,7 +265,9 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
         entry = reinterpret_cast<RangeEntry>(
             resolve_function(static_cast<FunctionId>(words[kRangeEntry])));
       }
+      const std::uint64_t began = trace_ != nullptr ? shm::ticks() : 0;
       run_chunk(record, items, entry, *chunk);
+      if (trace_ != nullptr) trace_chunk(items, began);
       if (timed) slot_.began_ns.store(0, std::memory_order_relaxed);
       if (!record.job->finish(cursor)) await_end();
       bump(slot_.tasks, 1);

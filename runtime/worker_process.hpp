@@ -70,6 +70,7 @@ class Worker {
         plan_(plan),
         index_(index),
         slot_(pool.slots[index]),
+        trace_(pool.traces == nullptr ? nullptr : trace_buffer(pool, index)),
         self_(shm::self()),
         order_(plan.steal_order[static_cast<std::size_t>(
             plan.workers[static_cast<std::size_t>(index)].lane)]) {
@@ -92,6 +93,10 @@ class Worker {
   bool run_range(int index, RangeRecord& record, std::uint32_t generation);
   void run_chunk(RangeRecord& record, const RangeItems& items, RangeEntry entry,
                  std::uint64_t chunk);
+  static TraceBuffer* trace_buffer(PoolShared& pool, int index) noexcept;
+  void trace_start() noexcept;
+  void trace_task(const TaskRing::Slot& task, int rank, std::uint64_t began) noexcept;
+  void trace_chunk(const RangeItems& items, std::uint64_t began) noexcept;
   bool has_work();
   bool next_ready();
   bool await_work();
@@ -117,6 +122,7 @@ class Worker {
   const PoolPlan& plan_;
   int index_;
   WorkerSlot& slot_;
+  TraceBuffer* trace_;  // null: no timeline
   shm::ProcessId self_;
   const std::vector<int>& order_;
   std::vector<sched::RangeCursor> cursors_;
