@@ -93,7 +93,7 @@ TEST_F(PoolResources, AnEndlessGeneratorRunsInConstantMemory) {
   read(200'000);
   const std::int64_t grown = sum_over(processes, memory_of) - before;
   RecordProperty("bytes", std::to_string(grown));
-  EXPECT_LE(grown, kMiB);
+  EXPECT_LE(grown, 4 * kMiB);  // the items read meanwhile would be 22
 }
 
 TEST_F(PoolResources, AnIdlePoolUsesNoCpu) {
