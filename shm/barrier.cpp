@@ -234,7 +234,7 @@ void Barrier::abort() noexcept {
 void Barrier::reset() noexcept {
   for (;;) {
     const State seen = now();
-    if (seen.phase == Phase::kFilling && seen.count == 0) return;
+    // Also when nobody is counted: the dead may stand in a slot of either row.
     if (seen.phase == Phase::kResetting) return finish_reset(seen.generation);
     State next = seen;
     next.phase = Phase::kResetting;

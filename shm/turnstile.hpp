@@ -188,11 +188,13 @@ class BasicTurnstile {
 using Turnstile = BasicTurnstile<TurnPlatform>;
 static_assert(sizeof(Turnstile) == 12 && std::is_standard_layout_v<Turnstile>);
 
-/// A few looks at something that its holder may give back at once, before going to sleep.
+/// A few looks at something that its holder may give back at once, before going to sleep; about
+/// five microseconds. They become rarer: each takes the cache line away from a holder that may have
+/// many short turns.
 template <class Take>
 bool spin_a_little(Take&& take) {
-  for (int look = 0; look < 60; ++look) {
-    cpu_relax();
+  for (int pauses = 8; pauses <= 256; pauses *= 2) {
+    for (int i = 0; i < pauses; ++i) cpu_relax();
     if (take()) return true;
   }
   for (int i = 0; i < 2; ++i) {
