@@ -25,7 +25,9 @@ BlockCache::Block BlockCache::take(std::size_t bytes) {
   const std::size_t size = kSmallest << kind;
   auto& list = free_[kind];
   if (list.empty()) {
-    list.reserve(list.size() + kSpan / size);
+    // Room for every block of this class there is: give() must not allocate.
+    blocks_[kind] += kSpan / size;
+    list.reserve(blocks_[kind]);
     spans_.reserve(spans_.size() + 1);
     auto* span = static_cast<std::byte*>(shm::Arena::instance().allocate(kSpan, placement_));
     spans_.push_back(span);

@@ -36,6 +36,7 @@ class BlockCache {
 
   shm::Placement placement_;
   std::vector<std::byte*> free_[kClasses];
+  std::size_t blocks_[kClasses] = {};  // of each class, given out or not
   std::vector<std::byte*> spans_;
 };
 

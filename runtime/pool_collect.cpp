@@ -13,6 +13,8 @@ namespace millrace::runtime {
 
 // One round of everything that can be done without waiting. True if anything was done.
 bool ProcessPool::pump(Lock& lock) {
+  // Before the look at the slots: an old sum makes one look in vain, a new one would hide a reply.
+  if (needs_sum()) seen_completed_ = completed_sum();
   bool any = collect();
   any |= handle_deaths();
   if (timed_out_ != 0 || timed_ranges_ != 0) any |= handle_deadlines();
@@ -21,6 +23,12 @@ bool ProcessPool::pump(Lock& lock) {
   if (!completed_.empty()) complete_jobs(lock);
   if (any && sleepers_ != 0) changed_.notify_all();  // it may be what another thread waits for
   return any;
+}
+
+// A single task that is out is watched by itself: then the workers' lines are left alone.
+bool ProcessPool::needs_sum() const {
+  const Load now = load();
+  return now.ranges || now.tasks > 1;
 }
 
 bool ProcessPool::collect() {

@@ -82,7 +82,6 @@ bool ProcessPool::handle_deaths() {
   if (deaths == seen_deaths_) return false;
   seen_deaths_ = deaths;
   const std::vector<std::uint32_t> dead = newly_dead();
-  bool any = false;
   for (const auto& lane : lanes_) {
     const std::vector<std::uint16_t> out(lane->out.begin(), lane->out.end());
     for (const std::uint16_t index : out) {
@@ -94,11 +93,10 @@ bool ProcessPool::handle_deaths() {
       const Piece piece = lane->tickets[index].piece;
       if (trace_) trace_loss(owner, piece);
       lose(*lane, index, loss_of(owner, piece.first, piece.first + piece.count - 1), true);
-      any = true;
     }
   }
-  any |= collect();  // what the dead had finished, before their memory is taken
-  any |= repair_ranges(dead);
+  collect();  // what the dead had finished, before their memory is taken
+  repair_ranges(dead);
   for (const std::uint32_t worker : dead) {
     shm::reap(worker);
     forget(worker);
@@ -106,7 +104,7 @@ bool ProcessPool::handle_deaths() {
   std::erase_if(doomed_, [&table](std::uint32_t worker) { return table.is_dead(worker); });
   clear_remains();
   wake_all_workers(*shared_);  // a wake-up may have died with its sleeper
-  return any;
+  return true;                 // somebody may wait for just that death
 }
 
 // Workers of this pool whose death is established and not dealt with yet.

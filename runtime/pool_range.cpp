@@ -101,30 +101,23 @@ void ProcessPool::finish_wave(Range& range) {
 
 namespace {
 
-// Microseconds: a small range that took less goes to one worker as one task the next time, one that
-// took more than the second is shared out again.
-constexpr std::uint64_t kBrief = 3;
-constexpr std::uint64_t kNotBrief = 10;
-
-/// A range job of a few chunks: each is a task, which is one round trip of one cache line; or all
-/// are one, where waking another worker would take longer than to do them.
+/// A range job of a few chunks: each is a task, which is one round trip of one cache line. Chunks
+/// may wait for each other, so they are never run one after the other while another worker is
+/// there.
 class SmallRange final : public Job {
  public:
-  SmallRange(JobSettings settings, const RangeCall& call, bool whole)
-      : Job(std::move(settings)),
-        call_(call),
-        next_(call.first),
-        piece_(whole ? call.last - call.first : call.chunk) {}
+  SmallRange(JobSettings settings, const RangeCall& call)
+      : Job(std::move(settings)), call_(call), next_(call.first) {}
   Piece feed(wire::Writer& out) override {
     const Piece piece = skip();
     if (piece.count == 0) return piece;
-    out.put(RangeTask{call_.entry, piece.first, piece.first + piece.count, call_.chunk});
+    out.put(RangeTask{call_.entry, piece.first, piece.first + piece.count});
     return piece;
   }
   Piece skip() override {
     const Piece piece{.first = next_,
-                      .count = std::min(piece_, call_.last - next_),
-                      .last = call_.last - next_ <= piece_};
+                      .count = std::min(call_.chunk, call_.last - next_),
+                      .last = call_.last - next_ <= call_.chunk};
     next_ += piece.count;
     return piece;
   }
@@ -140,12 +133,10 @@ class SmallRange final : public Job {
     std::uint64_t entry;
     std::uint64_t first;
     std::uint64_t last;
-    std::uint64_t chunk;
   };
   friend void run_range_task(TaskCall&);
   const RangeCall& call_;
   std::uint64_t next_;
-  std::uint64_t piece_;  // items that travel together
 };
 
 // In the worker.
@@ -153,38 +144,22 @@ void run_range_task(TaskCall& call) {
   const auto task = call.in.take<SmallRange::RangeTask>();
   const auto entry =
       reinterpret_cast<RangeEntry>(resolve_function(static_cast<FunctionId>(task.entry)));
-  std::exception_ptr error;
-  for (std::uint64_t first = task.first; first < task.last; first += task.chunk) {
-    try {
-      entry({call.context, call.job, first, std::min(first + task.chunk, task.last)});
-    } catch (...) {
-      const std::exception_ptr thrown = item_error();  // rethrows what ends a process
-      if (!error) error = thrown;                      // as with chunks apart: the others run too
-    }
-  }
-  if (error) std::rethrow_exception(error);
+  entry({call.context, call.job, task.first, task.last});
 }
 
 }  // namespace
 
 void ProcessPool::run_small_range(const RangeCall& call) {
   static const FunctionId entry = function_id(reinterpret_cast<AnyFunction>(&run_range_task));
-  // relaxed: advice. What is tried again or timed is so chunk by chunk.
-  const bool whole = brief_entry_.load(std::memory_order_relaxed) == call.entry &&
-                     call.retries == 0 && call.timeout.infinite() && !call.progress;
   const auto job = std::make_shared<SmallRange>(JobSettings{.entry = entry,
                                                             .timeout = call.timeout,
                                                             .retries = call.retries,
                                                             .priority = call.priority,
                                                             .total = call.last - call.first,
                                                             .progress = call.progress},
-                                                call, whole);
-  const std::uint64_t start = shm::ticks();
+                                                call);
   submit(job, call.context);
   wait(*job, {});
-  const std::uint64_t took = (shm::ticks() - start) / shm::ticks_per_us();
-  if (!whole && took < kBrief) brief_entry_.store(call.entry, std::memory_order_relaxed);
-  if (whole && took > kNotBrief) brief_entry_.store(0, std::memory_order_relaxed);
   if (!job->failure) return;
   {
     Lock lock(mutex_);
@@ -247,7 +222,13 @@ void ProcessPool::run_range(const RangeCall& call) {
   range.failure = nullptr;
   const std::size_t bytes = sizeof(ContextHeader) + call.context.size();
   if (bytes > range.context_bytes) {
-    auto* block = static_cast<std::byte*>(shm::Arena::instance().allocate(bytes));
+    std::byte* block = nullptr;
+    try {
+      block = static_cast<std::byte*>(shm::Arena::instance().allocate(bytes));
+    } catch (...) {
+      range.busy = false;
+      throw;
+    }
     if (range.context != nullptr) shm::Arena::instance().deallocate(range.context);
     range.context = block;
     range.context_bytes = bytes;
@@ -346,6 +327,10 @@ void ProcessPool::cancel_ranges(const std::exception_ptr& error) {
   for (const auto& range : ranges_) {
     if (!range->busy) continue;
     if (range->job->cancel_all(range->generation) != 0 && !range->failure) range->failure = error;
+    if (state_ == State::terminate) continue;  // every worker is being ended
+    range->job->for_each_lost(range->generation, [this](std::uint64_t, std::uint32_t owner) {
+      if (owner != 0) kill_worker(owner);
+    });
   }
 }
 

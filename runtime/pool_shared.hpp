@@ -181,6 +181,14 @@ inline std::int32_t runnable(const PoolShared& pool) noexcept {
          static_cast<std::int32_t>(pool.parent_awake.load(std::memory_order_relaxed));
 }
 
+/// True when some worker sleeps, or is not there. Advice: relaxed.
+inline bool anyone_asleep(const PoolShared& pool) noexcept {
+  for (std::int32_t word = 0; word * 64 < pool.workers; ++word) {
+    if (pool.idle[word].load(std::memory_order_relaxed) != 0) return true;
+  }
+  return false;
+}
+
 /// True when every process of the pool that wants a cpu can have one of its own.
 inline bool may_spin(const PoolShared& pool) noexcept { return runnable(pool) <= pool.cpus; }
 

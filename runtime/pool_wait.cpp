@@ -37,7 +37,7 @@ bool ProcessPool::wait(Job& job, Timeout timeout) {
     }
   }
   if (!job.ready() && !wait_or_cancel(lock, job, timeout.deadline())) return false;
-  if (job.settings_.writes_back && !doomed_.empty()) await_quiet(lock);
+  if (job.settings_.writes_back && !quiet()) await_quiet(lock);
   return true;
 }
 
@@ -68,20 +68,20 @@ void ProcessPool::poll(Job& job) {
 bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
                               const shm::BlockingCall* user) {
   ++waiters_;
-  const bool copies = job.settings_.copied && shared_->cpus > 1;
-  if (copies) shared_->parent_copies.store(1, std::memory_order_relaxed);
+  const int carries = job.settings_.copied && shared_->cpus > 1 ? 1 : 0;
+  carriers_ += carries;
+  show_carriers();
   const auto leave = [&](bool result) {
-    // CARRY work: relaxed: those who rest look again by themselves soon
-    if (copies) shared_->parent_copies.store(0, std::memory_order_relaxed);
+    carriers_ -= carries;
+    show_carriers();
     --waiters_;
-    if (jobs_.empty()) owed_wakes_ = 0;  // what was published has been done
+    if (!busy()) owed_wakes_ = 0;  // what was published has been done
     wake_owed();
     if (sleepers_ != 0) changed_.notify_all();  // somebody else has to listen now
     if (asynchronous_ != 0 && waiters_ == 0) collector_wake_.notify_one();
     return result;
   };
-  fresh_ = std::exchange(job.fresh_, false);
-  for (bool fresh = fresh_;; fresh = false) {
+  for (bool fresh = std::exchange(job.fresh_, false);; fresh = false) {
     if (job.settings_.progress) report_progress(lock, job);
     const bool worth = !fresh && (!jobs_.empty() || timed_ranges_ != 0 || !completed_.empty() ||
                                   anything_arrived(nullptr));
@@ -93,6 +93,7 @@ bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
       leave(false);
       user->check();
       ++waiters_;  // another thread was quicker
+      carriers_ += carries;
     }
     if (listening_) {
       if (collector_listens_) shared_->bell.rouse();  // ours is the shorter way
@@ -110,6 +111,16 @@ bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
       continue;
     }
     listen(lock, &job, deadline);
+    if (sleepers_ != 0) changed_.notify_all();  // what came may be theirs: the end of their range
+  }
+}
+
+// With the lock: tells the workers whether a thread of this process carries bytes to them.
+void ProcessPool::show_carriers() {
+  const std::uint32_t carry = carriers_ != 0 ? 1 : 0;
+  // CARRY work: relaxed: those who rest look again by themselves soon
+  if (shared_->parent_copies.load(std::memory_order_relaxed) != carry) {
+    shared_->parent_copies.store(carry, std::memory_order_relaxed);  // CARRY work
   }
 }
 
@@ -145,8 +156,6 @@ std::uint64_t ProcessPool::completed_sum() const {
 // With the lock: what the thread that is about to listen has to know without it.
 ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_point deadline) {
   listening_ = true;
-  // An old sum only makes one look in vain, after the time that a short task takes.
-  if (!std::exchange(fresh_, false)) seen_completed_ = completed_sum();
   // With nothing more to hand out there is no use for the first reply before the last.
   const bool drained = job != nullptr && job->exhausted_ && jobs_.size() == 1;
   for (std::size_t i = 0; i < lanes_.size(); ++i) {
@@ -213,6 +222,7 @@ void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline)
     const int outcome = sleep(watch);
     lock.lock();
     listening_ = false;
+    show_carriers();
     if (outcome == ETIMEDOUT) check_zygote();
     return;
   }
@@ -224,7 +234,7 @@ void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline)
 // Sleeps until the bell rings, or a slice of time; as futex_wait() returns.
 int ProcessPool::sleep(const Watch& watch) {
   const Job* job = watch.job;
-  if (watch.copies) {
+  if (shared_->parent_copies.load(std::memory_order_relaxed) != 0) {
     // CARRY work: seq_cst: before the look for sleepers in wake_for(); read in worker_wait.cpp
     shared_->parent_copies.store(0, std::memory_order_seq_cst);
     wake_for(watch.load.tasks, watch.load);  // now there is a cpu for one more
@@ -237,7 +247,6 @@ int ProcessPool::sleep(const Watch& watch) {
           ? 0
           : shared_->bell.wait(key, std::min(watch.deadline, Clock::now() + kSlice));
   shared_->parent_awake.store(1, std::memory_order_relaxed);
-  if (watch.copies) shared_->parent_copies.store(1, std::memory_order_relaxed);  // CARRY work
   return outcome;
 }
 

@@ -166,6 +166,7 @@ class ProcessPool final : public PoolCore {
 
   // pool_collect.cpp: taking back.
   bool pump(Lock& lock);
+  [[nodiscard]] bool needs_sum() const;
   bool collect();
   bool collect(Lane& lane);
   void settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::uint64_t state);
@@ -204,6 +205,7 @@ class ProcessPool final : public PoolCore {
   void wake(Watch& watch);
   bool spin(Watch& watch);
   int sleep(const Watch& watch);
+  void show_carriers();
   void listen(Lock& lock, const Job* job, Clock::time_point deadline);
   bool something_arrived(const Job* job) const;
   bool anything_arrived(const Job* job) const;
@@ -254,11 +256,10 @@ class ProcessPool final : public PoolCore {
   std::size_t bytes_out_ = 0;
   std::size_t timed_out_ = 0;  ///< tickets out that have a timeout
   std::size_t timed_ranges_ = 0;
-  std::size_t owed_wakes_ = 0;              ///< tasks published for which nobody was woken yet
-  std::atomic<FunctionId> brief_entry_{0};  ///< what small ranges of it take is known to be little
+  std::size_t owed_wakes_ = 0;  ///< tasks published for which nobody was woken yet
   std::uint64_t next_job_id_ = 1;
   std::uint64_t seen_completed_ = 0;
-  bool fresh_ = false;  ///< what is waited for was handed out a moment ago
+  int carriers_ = 0;  ///< threads in wait() that carry their job's bytes to the workers
   std::uint64_t seen_deaths_ = 0;
   std::vector<std::int32_t> watched_;  ///< listener: per lane, the slot to look at first
 

@@ -196,12 +196,18 @@ bool ThreadCore::feed(Lock& lock, Job& job, bool ahead) {
   return any;
 }
 
+// Whoever reads the end of an input when all that came before it is done ends the job.
+void ThreadCore::end_if_over(Lock& lock, Job& job) {
+  const auto at = std::ranges::find_if(jobs_, [&job](auto& e) { return e.job.get() == &job; });
+  if (at != jobs_.end()) maybe_complete(lock, JobPtr(at->job));
+}
+
 bool ThreadCore::wait(Job& job, Timeout timeout) {
   check_owner();
   Lock lock(mutex_);
   if (job.settings_.caller_feeds) {
     job.owner_ = thread_token();  // whoever asks for the results reads the input
-    if (!job.ready() || !job.window_half_full()) feed(lock, job, true);
+    if ((!job.ready() || !job.window_half_full()) && feed(lock, job, true)) end_if_over(lock, job);
   }
   if (job.ready()) return true;
   const shm::BlockingCall user;
@@ -226,8 +232,7 @@ bool ThreadCore::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
   for (;;) {
     if (job.settings_.progress) report_progress(lock, job);
     if (!job.ready() && job.settings_.caller_feeds && feed(lock, job, false)) {
-      const auto at = std::ranges::find_if(jobs_, [&job](auto& e) { return e.job.get() == &job; });
-      if (at != jobs_.end()) maybe_complete(lock, JobPtr(at->job));
+      end_if_over(lock, job);
       continue;
     }
     if (job.ready()) return true;

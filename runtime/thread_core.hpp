@@ -98,6 +98,7 @@ class ThreadCore final : public ThreadPoolCore, public std::enable_shared_from_t
   void complete(Lock& lock, const JobPtr& job);
   void drop(Lock& lock, const JobPtr& job, const std::exception_ptr& error);
   bool feed(Lock& lock, Job& job, bool ahead);
+  void end_if_over(Lock& lock, Job& job);
   bool wait_locked(Lock& lock, Job& job, Clock::time_point deadline, const shm::BlockingCall* user);
   void sleep(Lock& lock, Clock::time_point deadline, bool interruptible);
   void report_progress(Lock& lock, Job& job);

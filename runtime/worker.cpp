@@ -56,6 +56,7 @@ int Worker::run() {
     if (!await_work()) break;
   }
   slot_.phase.store(WorkerPhase::leaving, std::memory_order_release);  // LEAVE: see the zygote
+  set_idle_bit(true);  // it takes no more tasks, however long its exit takes
   return 0;
 }
 
@@ -93,8 +94,7 @@ bool Worker::run_task() {
     if (ring->position(*task) >= pool_.low_water[order_[rank]].load(std::memory_order_relaxed)) {
       tell_parent();
     }
-    if (long_tasks_ && pool_.idle[0].load(std::memory_order_relaxed) != 0 &&
-        ring->may_have_work() && worth_waking(pool_)) {
+    if (long_tasks_ && anyone_asleep(pool_) && ring->may_have_work() && worth_waking(pool_)) {
       wake_one_worker(pool_, index_);  // more work than workers awake: pass the word on
     }
     execute(*task, static_cast<int>(rank));
@@ -251,7 +251,7 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
         ran = true;
       }
       items.first = words[kRangeFirst] + *chunk * words[kRangeChunk];
-      items.last = std::min(items.first + words[kRangeChunk], words[kRangeLast]);
+      items.last = items.first + std::min(words[kRangeChunk], words[kRangeLast] - items.first);
       const bool timed = context->timed != 0;
       if (timed) {
         // CHUNK: release: who sees it sees that the one before has ended.
@@ -278,7 +278,13 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
       last_ticks_ = now;
       if (pool_.max_tasks != 0 && ++tasks_ >= pool_.max_tasks) done_ = true;
     }
-    if (record.job->complete(generation)) tell_parent();
+    if (record.job->complete(generation)) {
+      // COUNT: a parent that spins for another job sees by it that something has ended.
+      slot_.completed.store(slot_.completed.load(std::memory_order_relaxed) + 1,
+                            // COUNT reply: worker.cpp writes, pool_wait.cpp sums
+                            std::memory_order_release);
+      tell_parent();
+    }
   }
   // LEAVE record: release pairs with the parent's look before it reuses the record's memory.
   slot_.range_entered.store(0, std::memory_order_release);

@@ -192,12 +192,13 @@ bool wake_worker(PoolShared& pool, int index) noexcept {
 
 namespace {
 
-// The bit of a worker that is absent or begins stays: it is not asleep, and one that begins looks
-// for work by itself.
+// The bit of a worker that is absent, begins or leaves stays: it is not asleep; one that begins
+// looks for work by itself.
 bool stands(const WorkerSlot& slot) noexcept {
+  const WorkerPhase phase = slot.phase.load(std::memory_order_relaxed);
   // STAND worker: zygote.cpp writes
-  return slot.id.load(std::memory_order_acquire) != 0 &&
-         slot.phase.load(std::memory_order_relaxed) != WorkerPhase::starting;
+  return slot.id.load(std::memory_order_acquire) != 0 && phase != WorkerPhase::starting &&
+         phase != WorkerPhase::leaving;
 }
 
 // Workers of word `word` that are there and asleep, as bits.

@@ -160,6 +160,7 @@ bool ZygoteProcess::start(int index) {
     note->store(id, std::memory_order_relaxed);
     shm::ProcessTable::instance().set_heir(id, shared_.parent_id);  // it reads the replies
     slot.phase.store(WorkerPhase::starting, std::memory_order_relaxed);
+    slot.bound.store(0, std::memory_order_relaxed);  // until it has reported where it runs
     slot.range_entered.store(0, std::memory_order_relaxed);
     slot.began_ns.store(0, std::memory_order_relaxed);
     // STAND worker: zygote.cpp writes, pool_loss.cpp reads
@@ -254,7 +255,10 @@ void ZygoteProcess::bury(int index, int status) {
     shared_.deaths.fetch_add(1, std::memory_order_relaxed);
     if (phase == WorkerPhase::starting) {
       // It died before it was ready: try again, slower and slower, and not for ever.
-      const int limit = std::max(10, 2 * static_cast<int>(lives_.size()));
+      // SIGKILL comes from outside, perhaps for every worker for a while; the rest they do
+      // themselves.
+      const bool killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+      const int limit = std::max(killed ? 200 : 10, 2 * static_cast<int>(lives_.size()));
       if (++failures_ > limit) give_up(status);
       life.retry += milliseconds(std::min(1 << std::min(failures_, 6), 50));
     }
