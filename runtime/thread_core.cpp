@@ -218,10 +218,8 @@ bool ThreadCore::wait(Job& job, Timeout timeout) {
     if (job.settings_.asynchronous || job.settings_.caller_feeds) throw;
     // Nobody can ask for it again, and it may use what its caller owns: it ends with the call.
     const auto at = std::ranges::find_if(jobs_, [&job](auto& e) { return e.job.get() == &job; });
-    if (at != jobs_.end() && !job.completing_) {
-      const JobPtr held = at->job;
-      drop(lock, held, std::make_exception_ptr(ProcessError("the call was interrupted")));
-    }
+    const auto error = std::make_exception_ptr(ProcessError("the call was interrupted"));
+    if (at != jobs_.end() && !job.completing_) drop(lock, JobPtr(at->job), error);
     wait_locked(lock, job, Clock::time_point::max(), nullptr);
     throw;
   }
