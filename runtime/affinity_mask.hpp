@@ -1,6 +1,7 @@
 // A thread's cpu affinity mask as the kernel has it, of any width.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 namespace millrace::runtime {
@@ -9,10 +10,14 @@ namespace millrace::runtime {
 class AffinityMask {
  public:
   AffinityMask() noexcept = default;
+  /// From the words() of another process of the program.
+  explicit AffinityMask(std::vector<unsigned long> words) noexcept : words_(std::move(words)) {}
   /// The calling thread's.
   static AffinityMask of_this_thread();
   /// The one this program was started with: what taskset, a cpuset or a batch system allows it.
   static const AffinityMask& initial() noexcept;
+
+  [[nodiscard]] const std::vector<unsigned long>& words() const noexcept { return words_; }
 
   /// Gives it to the calling thread; false when the kernel refuses.
   bool apply() const noexcept;

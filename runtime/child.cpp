@@ -156,6 +156,8 @@ pid_t fork_process(shm::ProcessId child_id) {
 
 void restore_affinity() noexcept { inherited_mask().apply(); }
 
+void set_parent_affinity(AffinityMask mask) noexcept { inherited_mask() = std::move(mask); }
+
 int run_guarded(void (*body)(void*), void* argument) {
   const ThrowTraceScope traced;
   try {

@@ -12,6 +12,7 @@
 
 #include <string>
 
+#include "runtime/affinity_mask.hpp"
 #include "shm/process_table.hpp"
 
 namespace millrace::runtime {
@@ -29,6 +30,9 @@ pid_t fork_process(shm::ProcessId child_id);
 /// In a child: the affinity mask that the thread that forked it had. For children that nobody
 /// binds.
 void restore_affinity() noexcept;
+
+/// In a child that is no copy of its parent: what restore_affinity() goes back to.
+void set_parent_affinity(AffinityMask mask) noexcept;
 
 /// Runs a process's body. Returns its exit code: 0 when it returns, SystemExit's code, 1 for any
 /// other exception, which is described on stderr. Throws from the body are traced.

@@ -4,6 +4,7 @@
 #include <millrace/affinity.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace millrace::runtime {
 
@@ -14,6 +15,10 @@ class ChildBinding {
   /// Several processes with one binding take its places in turn. Throws ValueError for text that
   /// cannot be understood.
   explicit ChildBinding(const std::optional<affinity::Binding>& option);
+  /// As another process has decided.
+  explicit ChildBinding(affinity::PlannedWorker place) : place_(std::move(place)) {}
+
+  [[nodiscard]] const affinity::PlannedWorker& place() const noexcept { return place_; }
 
   /// In the child: binds it, or gives it its parent's mask back where nothing is asked for. Reports
   /// the binding as `process_name`'s if MILLRACE_REPORT_BINDINGS says so.

@@ -11,7 +11,7 @@ namespace millrace {
 
 // The contexts there are, the default first.
 struct Contexts {
-  static constinit std::array<Context, 1> all;
+  static constinit std::array<Context, 2> all;
 
   static Context* find(std::string_view method) noexcept {
     for (Context& context : all) {
@@ -21,7 +21,8 @@ struct Contexts {
   }
 };
 
-constinit std::array<Context, 1> Contexts::all{{{"fork", "ForkProcess"}}};
+constinit std::array<Context, 2> Contexts::all{
+    {{"fork", "ForkProcess"}, {"spawn", "SpawnProcess"}}};
 
 namespace {
 
@@ -66,7 +67,11 @@ Context& get_context() {
 
 Context& get_context(std::string_view method) {
   if (Context* context = Contexts::find(method)) return *context;
-  throw ValueError("cannot find context for '" + std::string(method) + "'");
+  std::string there;
+  for (const Context& context : Contexts::all) {
+    there += (there.empty() ? " '" : ", '") + context.get_start_method() + "'";
+  }
+  throw ValueError("cannot find context for '" + std::string(method) + "'; there are" + there);
 }
 
 void set_start_method(std::optional<std::string_view> method, SetStartMethodOptions options) {
@@ -119,6 +124,14 @@ std::string fix_start_method() { return get_start_method(); }
 
 void set_child_start_method(const std::string& method) {
   if (!method.empty()) set_start_method(method, {.force = true});
+}
+
+void check_forks(const Context* context) {
+  const std::string method =
+      context != nullptr ? context->get_start_method() : get_start_method(allow_none).value_or("");
+  if (method.empty() || method == "fork") return;
+  throw ValueError("a Pool cannot start its workers by '" + method +
+                   "': give it .context = &mp::get_context(\"fork\")");
 }
 
 std::string executable() {

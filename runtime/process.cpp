@@ -19,6 +19,7 @@
 #include "runtime/context_state.hpp"
 #include "runtime/exceptions.hpp"
 #include "runtime/process_record.hpp"
+#include "runtime/spawn.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
 
@@ -117,9 +118,9 @@ std::string class_name_of(const std::type_info& type) {
 }  // namespace
 
 Process::Process(const ProcessOptions& options)
-    : Process(options, std::unique_ptr<runtime::Deferred>()) {}
+    : Process(options, std::unique_ptr<runtime::ProcessTarget>()) {}
 
-Process::Process(const ProcessOptions& options, std::unique_ptr<runtime::Deferred> target)
+Process::Process(const ProcessOptions& options, std::unique_ptr<runtime::ProcessTarget> target)
     : record_(runtime::new_child_record()), target_(std::move(target)) {
   record_->name = options.name;
   if (options.daemon) record_->daemon = *options.daemon;
@@ -157,14 +158,19 @@ void Process::run() {
 void Process::start() {
   (void)handle();
   Starting starting(*record_);
-  (void)runtime::fix_start_method();
+  const std::string fixed = runtime::fix_start_method();
+  const std::string& method = record_->context.empty() ? fixed : record_->context;
   (void)runtime::living_children();
   const runtime::ChildBinding binding(record_->bind);
   const runtime::ParentIdentity parent = runtime::as_parent();
+  std::shared_ptr<runtime::SpawnMessage> message;
+  if (method == "spawn") {
+    message = runtime::describe_child(*record_, method, parent, binding);
+    runtime::SpawnedProcess::encode(message->writer(), *this);
+  }
   SpareDescriptor spare;
   const shm::ProcessId id = shm::ProcessTable::instance().reserve();
-  const pid_t pid = runtime::fork_process(id);
-  if (pid == 0) run_as_child(parent, binding);
+  const pid_t pid = message != nullptr ? message->send(id) : fork_child(id, parent, binding);
   spare.release();
   const int sentinel = open_sentinel(pid, id);
   {
@@ -172,11 +178,19 @@ void Process::start() {
     record_->pid = pid;
     record_->id = id;
     record_->pidfd = sentinel;
+    record_->message = std::move(message);
     record_->stage = Stage::started;
   }
   starting.succeeded();
   runtime::add_child(record_);
   target_.reset();
+}
+
+pid_t Process::fork_child(unsigned id, const runtime::ParentIdentity& parent,
+                          const runtime::ChildBinding& binding) {
+  const pid_t pid = runtime::fork_process(id);
+  if (pid == 0) run_as_child(parent, binding);
+  return pid;
 }
 
 // What the child needs of start()'s frame, which it has a copy of.
@@ -228,7 +242,5 @@ void Process::close() {
 std::ostream& operator<<(std::ostream& out, const Process& process) {
   return out << process.repr();
 }
-
-void freeze_support(int, char**) {}
 
 }  // namespace millrace

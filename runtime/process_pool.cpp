@@ -15,6 +15,7 @@
 #include <system_error>
 
 #include "runtime/child.hpp"
+#include "runtime/context_state.hpp"
 #include "runtime/own_pid.hpp"
 #include "runtime/pool_range.hpp"
 #include "runtime/process_record.hpp"
@@ -45,6 +46,7 @@ std::shared_ptr<PoolCore> PoolCore::make(const PoolOptions& options,
     throw ValueError("cores_per_worker must be at least 1, not " +
                      std::to_string(options.cores_per_worker));
   }
+  check_forks(options.context);
   {
     const RecordPtr self = current_record();
     const std::lock_guard guard(process_mutex());

@@ -20,6 +20,7 @@
 
 #include "runtime/child.hpp"
 #include "runtime/exit.hpp"
+#include "runtime/spawn.hpp"
 #include "shm/interrupt.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
@@ -192,7 +193,14 @@ RecordPtr current_record() {
   return all.self;
 }
 
+void restart_numbering() {
+  Processes& all = processes();
+  const std::lock_guard guard(all.mutex);
+  all.counter = 0;
+}
+
 void check_may_have_children(const ProcessRecord& self) {
+  check_freeze_support();
   if (self.daemon && !self.may_have_children) {
     throw AssertionError("daemonic processes are not allowed to have children");
   }
@@ -274,6 +282,7 @@ std::string repr_of(const RecordPtr& record) {
 
 bool reap(const RecordPtr& record) {
   std::optional<Status> status;
+  std::shared_ptr<SpawnMessage> message;  // freed without the lock: that calls users' destructors
   shm::ProcessId id = 0;
   {
     const std::lock_guard guard(process_mutex());
@@ -282,6 +291,7 @@ bool reap(const RecordPtr& record) {
     status = collect(record->pidfd);
     if (!status) return false;
     record->exitcode = status->exitcode;
+    message = std::move(record->message);
     id = record->id;
     std::erase(processes().children, record);
   }
@@ -309,9 +319,13 @@ void add_child(const RecordPtr& record) {
 
 std::vector<RecordPtr> living_children() {
   std::vector<RecordPtr> children;
+  std::vector<std::shared_ptr<SpawnMessage>> arrived;  // freed without the lock, as in reap()
   {
     const std::lock_guard guard(process_mutex());
     children = processes().children;
+    for (const RecordPtr& child : children) {
+      if (child->message && child->message->taken()) arrived.push_back(std::move(child->message));
+    }
   }
   std::erase_if(children, [](const RecordPtr& child) { return reap(child); });
   return children;

@@ -22,6 +22,8 @@
 
 namespace millrace::runtime {
 
+class SpawnMessage;
+
 /// One process. Fields are guarded by process_mutex() but for those that never change.
 struct ProcessRecord {
   enum class Role { child, self, parent };
@@ -42,6 +44,7 @@ struct ProcessRecord {
   shm::ProcessId id = 0;
   int pidfd = -1;  // readable once the process has ended; closed with the record
   std::optional<int> exitcode;
+  std::shared_ptr<SpawnMessage> message;  // null: none, or the child needs it no more
 
   ProcessRecord() = default;
   ProcessRecord(const ProcessRecord&) = delete;
@@ -64,7 +67,10 @@ RecordPtr current_record();
 /// A record for a child that this process is about to make: its identity, daemon flag and key come
 /// from this process.
 RecordPtr new_child_record();
-/// Throws AssertionError when `self` is daemonic and may not have children. Under process_mutex().
+/// In a new process: the next child is its first.
+void restart_numbering();
+/// Throws AssertionError when `self` is daemonic and may not have children, std::runtime_error in a
+/// spawned process that has not come to freeze_support(). Under process_mutex().
 void check_may_have_children(const ProcessRecord& self);
 /// The key of this process, made on first use in the main process.
 Bytes own_authkey();

@@ -138,7 +138,8 @@ class Context {
 
 /// The default context, whose method is fixed by this call, as by starting a process.
 Context& get_context();
-/// The context of a method: "fork". ValueError: "cannot find context for '...'".
+/// The context of a method: "fork", "spawn". ValueError: "cannot find context for '...'", for
+/// "forkserver" too. Python: C05.
 Context& get_context(std::string_view method);
 /// Fixes the default method. std::runtime_error when it is fixed and not forced; ValueError for one
 /// that does not exist. std::nullopt with force: not fixed any more.
@@ -155,7 +156,8 @@ int cpu_count();
 /// The cpus that this process may use: its affinity mask and its cgroup's quota; at least 1.
 int usable_cpu_count();
 
-/// The program that start methods other than fork execute instead of this one.
+/// The program that start methods other than fork execute instead of this one. What it is sent has
+/// to be in it as well, which is so for functions in a shared library. Python: C08.
 void set_executable(std::string path);
 /// Libraries that a fork server loads before it forks. Those that cannot be loaded are ignored.
 void set_forkserver_preload(std::vector<std::string> libraries);

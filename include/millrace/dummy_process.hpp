@@ -75,7 +75,7 @@ class Process {
   template <class F, class... Args>
   requires(wire::CallableWith<std::decay_t<F>, wire::travel_t<Args>...>)
       Process(const ProcessOptions& options, F&& f, Args&&... args)
-      : Process(options, runtime::make_target(std::forward<F>(f), std::forward<Args>(args)...)) {}
+      : Process(options, runtime::make_call(std::forward<F>(f), std::forward<Args>(args)...)) {}
   Process(Process&&) noexcept;
   Process& operator=(Process&&) noexcept;
   Process(const Process&) = delete;

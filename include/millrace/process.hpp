@@ -20,6 +20,7 @@
 #include <string_view>
 #include <tuple>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -31,6 +32,7 @@ namespace runtime {
 struct ProcessRecord;
 struct FinalizerEntry;
 struct ParentIdentity;
+struct SpawnedProcess;
 class ChildBinding;
 }  // namespace runtime
 
@@ -93,7 +95,8 @@ class ProcessHandle {
 };
 
 /// A child process that runs a callable, or, in a subclass, run(). Under fork it inherits callable
-/// and arguments as they are. Move-only; destroying it neither ends the process nor waits for it: a
+/// and arguments as they are; under spawn they are sent to it, and a subclass needs
+/// MILLRACE_PROCESS. Move-only; destroying it neither ends the process nor waits for it: a
 /// normal exit of the program does. One thread at a time, but for join() and is_alive(), and
 /// handle(), which any thread may use. Python: multiprocessing.Process.
 class Process {
@@ -129,6 +132,9 @@ class Process {
   /// Makes the child. Once: AssertionError for a second time, for a process made elsewhere and for
   /// the child of a daemonic one; ValueError after close() or for a binding that cannot be
   /// understood; std::system_error when the system refuses. Drops callable and arguments here.
+  /// Under spawn also: TypeError for a callable, argument or subclass that cannot be sent, what a
+  /// serialize() throws; std::runtime_error in a spawned child that has not come to
+  /// freeze_support() yet. Python: start(), P03, C02.
   void start();
   /// As ProcessHandle's.
   bool join(Timeout timeout = {}) { return handle().join(timeout); }
@@ -156,15 +162,18 @@ class Process {
   friend std::ostream& operator<<(std::ostream& out, const Process& process);
 
  private:
-  Process(const ProcessOptions& options, std::unique_ptr<runtime::Deferred> target);
+  friend struct runtime::SpawnedProcess;
+  Process(const ProcessOptions& options, std::unique_ptr<runtime::ProcessTarget> target);
 
   struct ChildStart;
   static void child_body(void* start);
+  [[nodiscard]] pid_t fork_child(unsigned id, const runtime::ParentIdentity& parent,
+                                 const runtime::ChildBinding& binding);
   [[noreturn]] void run_as_child(const runtime::ParentIdentity& parent,
                                  const runtime::ChildBinding& binding) noexcept;
 
   std::shared_ptr<runtime::ProcessRecord> record_;  // null: moved from
-  std::unique_ptr<runtime::Deferred> target_;       // null: none, or dropped by start()
+  std::unique_ptr<runtime::ProcessTarget> target_;  // null: none, or dropped by start()
 };
 
 /// The children of this process that have not ended; collects those that have.
@@ -205,15 +214,70 @@ class Finalize {
   std::shared_ptr<runtime::FinalizerEntry> entry_;
 };
 
-/// First line of main in programs that use spawn or forkserver. Harmless otherwise.
+/// First line of main in programs that use spawn. Harmless in a process started by hand; one that
+/// spawn started runs its target here and ends with its exit code: it does not return. A spawned
+/// process that ends without coming here says so on stderr, with exit code 1. Python: C09.
 void freeze_support(int argc, char** argv);
 
+namespace runtime {
+
+/// How objects of one subclass of Process get to another process.
+struct ProcessClass {
+  using Load = std::unique_ptr<Process> (*)(wire::Reader&);
+
+  const std::type_info* type;
+  void (*save)(wire::Writer&, const Process&);
+  FunctionId (*loader)();  // the id of a Load
+  ProcessClass* next;
+};
+
+/// Adds an entry, which lives as long as the program. For static initialisers.
+void add_process_class(ProcessClass& entry) noexcept;
+[[noreturn]] void throw_no_serialize(const std::type_info& type);
+
+/// The entry of P: its own serialize() or save() and load(), else nothing but its class.
+template <class P>
+struct SendableProcess {
+  static void save(wire::Writer& out, const Process& process) {
+    if constexpr (wire::Archived<P>) {
+      wire::OutputArchive archive(out);
+      wire::save_archived(archive, static_cast<const P&>(process));
+      out.end_session();
+    } else if constexpr (sizeof(P) != sizeof(Process)) {
+      throw_no_serialize(typeid(P));
+    }
+  }
+  static std::unique_ptr<Process> load([[maybe_unused]] wire::Reader& in) {
+    auto process = std::make_unique<P>();
+    if constexpr (wire::Archived<P>) {
+      wire::InputArchive archive(in);
+      wire::load_archived(archive, *process);
+      in.end_session();
+    }
+    return process;
+  }
+  static bool declare() noexcept {
+    static ProcessClass entry{&typeid(P), &save, &id_of<&load>, nullptr};
+    add_process_class(entry);
+    return true;
+  }
+};
+
+/// What MILLRACE_PROCESS expands to.
+template <class P>
+bool declare_process() noexcept {
+  static_assert(std::derived_from<P, Process> && std::default_initializable<P>,
+                "MILLRACE_PROCESS: the class must derive from mp::Process and have a default "
+                "constructor");
+  return SendableProcess<P>::declare();
+}
+
+}  // namespace runtime
 }  // namespace millrace
 
-/// At namespace scope, for subclasses of Process that override run(). Under fork the child has the
-/// object itself; the other start methods make it anew from its default constructor.
-#define MILLRACE_PROCESS(...)                                                                  \
-  static_assert(::std::derived_from<__VA_ARGS__, ::millrace::Process> &&                       \
-                    ::std::default_initializable<__VA_ARGS__>,                                 \
-                "MILLRACE_PROCESS: the class must derive from mp::Process and have a default " \
-                "constructor")
+/// At namespace scope, for subclasses of Process that override run(): MILLRACE_PROCESS(Worker);
+/// Under fork the child has the object itself. Under spawn it makes one by the default constructor
+/// and fills it by serialize(), or save() and load(); a class with members needs these.
+#define MILLRACE_PROCESS(...)                                                        \
+  [[maybe_unused]] static const bool MILLRACE_JOIN(millrace_process_, __COUNTER__) = \
+      ::millrace::runtime::declare_process<__VA_ARGS__>()

@@ -4,6 +4,7 @@
 #include <concepts>
 #include <memory>
 #include <millrace/callable.hpp>
+#include <millrace/function.hpp>
 #include <millrace/serialize.hpp>
 #include <tuple>
 #include <type_traits>
@@ -29,6 +30,17 @@ class Deferred {
   virtual void call_last() { call(); }
 };
 
+/// What a Process calls. Inherited by fork; sent to processes that do not begin as a copy.
+class ProcessTarget : public Deferred {
+ public:
+  /// Makes a target from what encode() wrote.
+  using Decode = std::unique_ptr<ProcessTarget> (*)(wire::Reader&);
+
+  /// Appends the callable and its arguments. Returns the id of their Decode. Throws what their
+  /// serialize() throws, TypeError for a callable that holds a private address.
+  virtual FunctionId encode(wire::Writer& out) const = 0;
+};
+
 /// An argument that can go to another process.
 template <class A>
 concept SendableArgument = Serializable<wire::travel_t<A>>;
@@ -47,12 +59,16 @@ concept Target =
 template <class F, class... Args>
 concept NoTarget = !kIsProcessOrOptions<F> && !Target<F, Args...>;
 
-template <class F, class... Args>
-class StoredTarget final : public Deferred {
+/// A callable and its arguments, as what the Base is.
+template <class Base, class F, class... Args>
+class StoredCall : public Base {
  public:
   template <class G, class... As>
-  explicit StoredTarget(std::in_place_t, G&& f, As&&... args)
+  explicit StoredCall(std::in_place_t, G&& f, As&&... args)
       : f_(std::forward<G>(f)), args_(std::forward<As>(args)...) {}
+  // Braces: the members are taken in the order in which encode() put them.
+  explicit StoredCall(wire::Reader& in)
+      : f_(wire::take_callable<F>(in)), args_{wire::decode<Args>(in)...} {}
 
   void call() override {
     if constexpr ((std::copy_constructible<Args> && ...)) {
@@ -64,6 +80,10 @@ class StoredTarget final : public Deferred {
   }
   void call_last() override { invoke(args_); }
 
+ protected:
+  [[nodiscard]] const F& function() const noexcept { return f_; }
+  [[nodiscard]] const std::tuple<Args...>& arguments() const noexcept { return args_; }
+
  private:
   // Not inlined: g++ 12 would warn of reading a vtable pointer out of an empty object on the stack.
   [[gnu::noinline]] void invoke(std::tuple<Args...>& args) { (void)wire::call_tuple(f_, args); }
@@ -73,11 +93,44 @@ class StoredTarget final : public Deferred {
 };
 
 template <class F, class... Args>
-std::unique_ptr<Deferred> make_target(F&& f, Args&&... args) {
+class StoredTarget final : public StoredCall<ProcessTarget, F, Args...> {
+ public:
+  using StoredCall<ProcessTarget, F, Args...>::StoredCall;
+
+  FunctionId encode(wire::Writer& out) const override {
+    wire::put_callable(out, this->function());
+    out.end_session();
+    std::apply([&](const Args&... each) { (wire::encode(out, each), ...); }, this->arguments());
+    return id_of<&decode>();
+  }
+
+ private:
+  static std::unique_ptr<ProcessTarget> decode(wire::Reader& in) {
+    return std::make_unique<StoredTarget>(in);
+  }
+};
+
+/// Compiles if f may be called with the arguments, otherwise says what to do.
+template <class F, class... Args>
+consteval void check_target() {
   static_assert(wire::CallableWith<F, Args...>,
                 "mp::Process: the callable cannot be called with these arguments (text literals "
                 "arrive as std::string)");
+}
+
+/// What a Process calls, in this or another process.
+template <class F, class... Args>
+std::unique_ptr<ProcessTarget> make_target(F&& f, Args&&... args) {
+  check_target<F, Args...>();
   return std::make_unique<StoredTarget<std::decay_t<F>, wire::travel_t<Args>...>>(
+      std::in_place, std::forward<F>(f), std::forward<Args>(args)...);
+}
+
+/// What a thread of this process calls: a callable and arguments of any type.
+template <class F, class... Args>
+std::unique_ptr<Deferred> make_call(F&& f, Args&&... args) {
+  check_target<F, Args...>();
+  return std::make_unique<StoredCall<Deferred, std::decay_t<F>, wire::travel_t<Args>...>>(
       std::in_place, std::forward<F>(f), std::forward<Args>(args)...);
 }
 
