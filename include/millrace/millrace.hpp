@@ -14,6 +14,7 @@
 #include <millrace/pool.hpp>
 #include <millrace/process.hpp>
 #include <millrace/serialize.hpp>
+#include <millrace/shared_memory.hpp>
 #include <millrace/sharedctypes.hpp>
 #include <millrace/synchronize.hpp>
 #include <millrace/thread_pool.hpp>
