@@ -11,22 +11,18 @@
 #include <millrace/errors.hpp>
 #include <millrace/job.hpp>
 #include <millrace/logging.hpp>
-#include <millrace/pool.hpp>
-#include <ostream>
 #include <string>
 #include <system_error>
 
 #include "runtime/exceptions.hpp"
+#include "runtime/joblog.hpp"
 #include "runtime/parent_memory.hpp"
 #include "shm/arena.hpp"
 
-namespace millrace {
-
-std::ostream& operator<<(std::ostream& out, const Pool& pool) { return out << pool.repr(); }
-
-}  // namespace millrace
-
 namespace millrace::runtime {
+
+Job::Job(JobSettings&& settings) : settings_(std::move(settings)) {}
+Job::~Job() = default;
 
 std::uint64_t default_chunk(std::uint64_t items, int workers) noexcept {
   const std::uint64_t shares = 4 * static_cast<std::uint64_t>(workers);

@@ -57,12 +57,12 @@ bool read_all(int fd, void* to, std::size_t bytes) {
 
 }  // namespace
 
-std::shared_ptr<Joblog> Joblog::open(const Job& job) {
+Ref<Joblog> Joblog::open(const Job& job) {
   const JobSettings& settings = job.settings();
   const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | (settings.resume ? 0 : O_TRUNC);
   const int fd = ::open(settings.joblog.c_str(), flags, 0600);
   if (fd < 0) fail("open", settings.joblog);
-  std::shared_ptr<Joblog> log(new Joblog(settings.joblog, fd));
+  Ref<Joblog> log(new Joblog(settings.joblog, fd));
   Header header;
   header.signature = settings.signature;
   header.total = settings.total;

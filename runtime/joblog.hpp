@@ -10,21 +10,18 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <millrace/job.hpp>
 #include <string>
 #include <vector>
 
 namespace millrace::runtime {
 
-class Joblog {
+class Joblog final : public Counted {
  public:
   /// Opens the file that the job's settings name: empties it, or with `resume` reads what it holds.
   /// std::system_error naming the file; ValueError when it is another job's.
-  static std::shared_ptr<Joblog> open(const Job& job);
-  ~Joblog();
-  Joblog(const Joblog&) = delete;
-  Joblog& operator=(const Joblog&) = delete;
+  static Ref<Joblog> open(const Job& job);
+  ~Joblog() override;
 
   /// True when the piece that the job would feed next is in the log.
   [[nodiscard]] bool knows_next() const { return finished_.contains(next_); }

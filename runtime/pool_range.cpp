@@ -151,13 +151,13 @@ void run_range_task(TaskCall& call) {
 
 void ProcessPool::run_small_range(const RangeCall& call) {
   static const FunctionId entry = function_id(reinterpret_cast<AnyFunction>(&run_range_task));
-  const auto job = std::make_shared<SmallRange>(JobSettings{.entry = entry,
-                                                            .timeout = call.timeout,
-                                                            .retries = call.retries,
-                                                            .priority = call.priority,
-                                                            .total = call.last - call.first,
-                                                            .progress = call.progress},
-                                                call);
+  const auto job = make_ref<SmallRange>(JobSettings{.entry = entry,
+                                                    .timeout = call.timeout,
+                                                    .retries = call.retries,
+                                                    .priority = call.priority,
+                                                    .total = call.last - call.first,
+                                                    .progress = call.progress},
+                                        call);
   submit(job, call.context);
   wait(*job, {});
   if (!job->failure) return;

@@ -28,8 +28,7 @@
 
 namespace millrace::runtime {
 
-std::shared_ptr<PoolCore> PoolCore::make(const PoolOptions& options,
-                                         std::function<void()> initializer) {
+Ref<PoolCore> PoolCore::make(const PoolOptions& options, std::function<void()> initializer) {
   if (options.processes && *options.processes < 1) {
     throw ValueError("Number of processes must be at least 1, not " +
                      std::to_string(*options.processes));
@@ -52,8 +51,10 @@ std::shared_ptr<PoolCore> PoolCore::make(const PoolOptions& options,
     const std::lock_guard guard(process_mutex());
     check_may_have_children(*self);
   }
-  return {new ProcessPool(options, std::move(initializer)), &ProcessPool::dispose};
+  return make_ref<ProcessPool>(options, std::move(initializer));
 }
+
+Ref<PoolCore> PoolCore::make(int workers) { return make(PoolOptions{.processes = workers}, {}); }
 
 namespace {
 
@@ -99,13 +100,13 @@ ProcessPool::ProcessPool(const PoolOptions& options, std::function<void()> initi
 // The last reference is gone. In a forked child the pool stays as it is: nothing of it is the
 // child's to end or free. In the collector's own thread (a job that held the reference ended there)
 // the collector disposes of the pool when it has left its loop.
-void ProcessPool::dispose(ProcessPool* pool) noexcept {
-  if (own_pid() != pool->owner_pid_) return;
-  pool->terminate();
-  if (pool->collector_.get_id() == std::this_thread::get_id()) {
-    pool->orphaned_ = true;
+void ProcessPool::dispose() noexcept {
+  if (own_pid() != owner_pid_) return;
+  terminate();
+  if (collector_.get_id() == std::this_thread::get_id()) {
+    orphaned_ = true;
   } else {
-    delete pool;
+    delete this;
   }
 }
 

@@ -44,13 +44,10 @@ namespace millrace::runtime {
 
 class ProcessPool final : public PoolCore {
  public:
-  /// Ends a pool that nobody refers to any more.
-  static void dispose(ProcessPool* pool) noexcept;
-
   ProcessPool(const PoolOptions& options, std::function<void()> initializer);
   ~ProcessPool() override;
 
-  void submit(std::shared_ptr<Job> job, std::span<const std::byte> context) override;
+  void submit(Ref<Job> job, std::span<const std::byte> context) override;
   bool wait(Job& job, Timeout timeout) override;
   void poll(Job& job) override;
   bool cancel(Job& job, const std::exception_ptr& error) override;
@@ -68,10 +65,14 @@ class ProcessPool final : public PoolCore {
   std::vector<WorkerStats> stats() const override;
   std::string repr() const override;
 
+ protected:
+  /// Ends a pool that nobody refers to any more.
+  void dispose() noexcept override;
+
  private:
   using Lock = std::unique_lock<std::mutex>;
   using Clock = Timeout::Clock;
-  using JobPtr = std::shared_ptr<Job>;
+  using JobPtr = Ref<Job>;
   enum class State : std::uint8_t { run, close, terminate };
 
   /// A task that is out, or a slot at rest.
@@ -93,7 +94,7 @@ class ProcessPool final : public PoolCore {
   /// What an ended job leaves while a worker that was told to end may still read it.
   struct Remains {
     std::byte* context;
-    std::shared_ptr<const void> kept;
+    Ref<Counted> kept;
     std::vector<std::uint32_t> readers;
   };
 

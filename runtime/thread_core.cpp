@@ -29,8 +29,8 @@ std::exception_ptr terminated() {
 
 }  // namespace
 
-std::shared_ptr<ThreadPoolCore> ThreadPoolCore::make(
-    const PoolOptions& options, std::function<std::function<void()>()> initializer) {
+Ref<ThreadPoolCore> ThreadPoolCore::make(const PoolOptions& options,
+                                         std::function<std::function<void()>()> initializer) {
   if (options.processes && (*options.processes < 1 || *options.processes > kMaxThreads)) {
     throw ValueError("Number of processes must be at least 1 and at most " +
                      std::to_string(kMaxThreads) + ", not " + std::to_string(*options.processes));
@@ -43,7 +43,7 @@ std::shared_ptr<ThreadPoolCore> ThreadPoolCore::make(
     throw ValueError("cores_per_worker must be at least 1, not " +
                      std::to_string(options.cores_per_worker));
   }
-  auto core = std::make_shared<ThreadCore>(options, std::move(initializer));
+  auto core = make_ref<ThreadCore>(options, std::move(initializer));
   try {
     core->start();
   } catch (...) {
@@ -74,7 +74,7 @@ ThreadCore::~ThreadCore() = default;
 void ThreadCore::start() {
   const Lock lock(mutex_);
   for (std::size_t i = 0; i < seats_.size(); ++i) {
-    seats_[i].thread = std::thread([self = shared_from_this(), i] { self->work(i); });
+    seats_[i].thread = std::thread([self = Ref<ThreadCore>(this), i] { self->work(i); });
     ++alive_;
   }
 }
@@ -308,7 +308,7 @@ void ThreadCore::run_range(const RangeCall& call) {
   const auto body = [&call](RangeEntry run, std::uint64_t first, std::uint64_t last) {
     run({call.context, 0, call.first + first, call.first + last});
   };
-  auto job = std::make_shared<ThreadRangeJob<true, RangeEntry, decltype(body)>>(
+  auto job = make_ref<ThreadRangeJob<true, RangeEntry, decltype(body)>>(
       JobSettings{.timeout = call.timeout, .priority = call.priority, .progress = call.progress},
       entry, body, call.last - call.first, call.chunk);
   submit(job, {});

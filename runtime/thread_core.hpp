@@ -40,7 +40,7 @@
 
 namespace millrace::runtime {
 
-class ThreadCore final : public ThreadPoolCore, public std::enable_shared_from_this<ThreadCore> {
+class ThreadCore final : public ThreadPoolCore {
  public:
   using Initializers = std::function<std::function<void()>()>;
 
@@ -49,7 +49,7 @@ class ThreadCore final : public ThreadPoolCore, public std::enable_shared_from_t
   /// Makes the threads.
   void start();
 
-  void submit(std::shared_ptr<Job> job, std::span<const std::byte> context) override;
+  void submit(Ref<Job> job, std::span<const std::byte> context) override;
   bool wait(Job& job, Timeout timeout) override;
   void poll(Job& job) override;
   bool cancel(Job& job, const std::exception_ptr& error) override;
@@ -71,7 +71,7 @@ class ThreadCore final : public ThreadPoolCore, public std::enable_shared_from_t
  private:
   using Lock = std::unique_lock<std::mutex>;
   using Clock = Timeout::Clock;
-  using JobPtr = std::shared_ptr<Job>;
+  using JobPtr = Ref<Job>;
   enum class State : std::uint8_t { run, close, terminate };
 
   /// A place in the pool and the thread that has it.

@@ -187,7 +187,7 @@ bool ThreadCore::replace(std::size_t index) {
   if (state_ == State::terminate || (state_ == State::close && jobs_.empty())) return false;
   Seat& seat = seats_[index];
   try {
-    std::thread next([self = shared_from_this(), index] { self->work(index); });
+    std::thread next([self = Ref<ThreadCore>(this), index] { self->work(index); });
     retired_.push_back(std::exchange(seat.thread, std::move(next)));
   } catch (const std::system_error&) {
     return false;
@@ -253,7 +253,7 @@ void ThreadCore::leave() noexcept {
 
 void ThreadCore::start_timer() {
   if (timer_.joinable()) return;
-  timer_ = std::thread([self = shared_from_this()] { self->watch_timeouts(); });
+  timer_ = std::thread([self = Ref<ThreadCore>(this)] { self->watch_timeouts(); });
   ++alive_;
 }
 

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <iterator>
-#include <memory>
 #include <millrace/errors.hpp>
 #include <millrace/imap_jobs.hpp>
 #include <millrace/pool_jobs.hpp>
@@ -21,7 +19,7 @@ class AsyncResult {
   using JobType = runtime::ResultJob<Stored>;
 
  public:
-  AsyncResult(std::shared_ptr<runtime::PoolCore> core, std::shared_ptr<JobType> job)
+  AsyncResult(runtime::Ref<runtime::PoolCore> core, runtime::Ref<JobType> job)
       : core_(std::move(core)), job_(std::move(job)) {}
   AsyncResult(AsyncResult&&) noexcept = default;
   AsyncResult& operator=(AsyncResult&&) noexcept = default;
@@ -66,8 +64,8 @@ class AsyncResult {
     if (job_->error()) std::rethrow_exception(job_->error());
   }
 
-  std::shared_ptr<runtime::PoolCore> core_;
-  std::shared_ptr<JobType> job_;
+  runtime::Ref<runtime::PoolCore> core_;
+  runtime::Ref<JobType> job_;
 };
 
 /// The results of imap and imap_unordered, one by one. A single-pass range; move-only. Reads the
@@ -83,7 +81,7 @@ class ImapIterator {
   /// What comes: R, NoneType for void, or Outcome of it with `.on_error = mp::collect`.
   using value_type = std::conditional_t<Collect, Outcome<Item>, Item>;
 
-  ImapIterator(std::shared_ptr<runtime::PoolCore> core, std::shared_ptr<JobType> job)
+  ImapIterator(runtime::Ref<runtime::PoolCore> core, runtime::Ref<JobType> job)
       : core_(std::move(core)), job_(std::move(job)) {}
   ImapIterator(ImapIterator&&) noexcept = default;
   ImapIterator& operator=(ImapIterator&& other) noexcept {
@@ -156,8 +154,8 @@ class ImapIterator {
     if (core_ && job_) core_->abandon(*job_);
   }
 
-  std::shared_ptr<runtime::PoolCore> core_;
-  std::shared_ptr<JobType> job_;
+  runtime::Ref<runtime::PoolCore> core_;
+  runtime::Ref<JobType> job_;
   std::optional<value_type> current_;
 };
 

@@ -4,7 +4,6 @@
 
 #include <concepts>
 #include <cstddef>
-#include <memory>
 #include <millrace/function.hpp>
 #include <millrace/serialize.hpp>
 #include <tuple>
@@ -52,7 +51,9 @@ A& unseen(A& argument) noexcept {
 /// Calls f, handing the arguments over: moved from where f accepts rvalues, else as lvalues.
 template <class F, class... A>
 decltype(auto) call(F& f, A&... arguments) {
-  if constexpr (std::is_invocable_v<F&, A&&...>) {
+  if constexpr (std::is_invocable_v<F&, A&&...> && !std::is_member_pointer_v<F>) {
+    return f(static_cast<A&&>(arguments)...);
+  } else if constexpr (std::is_invocable_v<F&, A&&...>) {
     return std::apply(f, std::forward_as_tuple(std::move(unseen<F>(arguments))...));
   } else {
     static_assert(std::is_invocable_v<F&, A&...>,

@@ -9,7 +9,6 @@
 #include <millrace/pool_entries.hpp>
 #include <millrace/pool_jobs.hpp>
 #include <optional>
-#include <ranges>
 #include <type_traits>
 #include <utility>
 #include <vector>

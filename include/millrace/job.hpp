@@ -2,14 +2,13 @@
 // Nothing here is for users; the templates of pool.hpp need it.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <functional>
-#include <memory>
 #include <millrace/function.hpp>
+#include <millrace/light_std.hpp>
 #include <millrace/pool_options.hpp>
+#include <millrace/ref.hpp>
 #include <millrace/serialize.hpp>
 #include <millrace/timeout.hpp>
 #include <span>
@@ -72,12 +71,10 @@ struct JobSettings {
 
 /// A job: an input that is fed piece by piece, and results that are delivered piece by piece. The
 /// core calls the virtual functions with its lock held, except `read` and `finished`.
-class Job {
+class Job : public Counted {
  public:
-  explicit Job(JobSettings settings) : settings_(std::move(settings)) {}
-  Job(const Job&) = delete;
-  Job& operator=(const Job&) = delete;
-  virtual ~Job() = default;
+  explicit Job(JobSettings&& settings);
+  ~Job() override;
 
   /// Encodes the next piece. An empty piece ends the input. May throw: see `fail_source`.
   virtual Piece feed(wire::Writer& out) = 0;
@@ -118,7 +115,7 @@ class Job {
   /// True once every piece has ended and callbacks have run. Under the core's lock.
   [[nodiscard]] bool done() const noexcept { return done_; }
   /// Keeps what the job's context refers to.
-  void keep_alive(std::shared_ptr<const void> what) { keep_ = std::move(what); }
+  void keep_alive(Ref<Counted> what) noexcept { keep_ = std::move(what); }
 
  protected:
   JobSettings settings_;
@@ -127,7 +124,7 @@ class Job {
   friend class ProcessPool;
   friend class ThreadCore;
 
-  std::shared_ptr<const void> keep_{};
+  Ref<Counted> keep_{};
 
   // The core's own, under its lock.
   std::span<const std::byte> context_{};
@@ -144,7 +141,7 @@ class Job {
   std::uintptr_t reporting_ = 0;  ///< thread_token() of the thread in its progress sink
   std::uintptr_t owner_ = 0;  ///< thread_token() of the thread that made it or waited for it last
   Timeout::Clock::time_point started_{};
-  std::shared_ptr<class Joblog> log_{};
+  Ref<class Joblog> log_{};
   Timeout::Clock::time_point last_progress_{};
 };
 
@@ -162,12 +159,10 @@ struct RangeCall {
 };
 
 /// The byte core of a pool.
-class PoolCore {
+class PoolCore : public Counted {
  public:
-  virtual ~PoolCore() = default;
-
   /// Queues a job. ValueError when the pool is not running.
-  virtual void submit(std::shared_ptr<Job> job, std::span<const std::byte> context) = 0;
+  virtual void submit(Ref<Job> job, std::span<const std::byte> context) = 0;
   /// Blocks until job.ready(); false when the deadline passed first. Feeds a caller-fed job.
   virtual bool wait(Job& job, Timeout timeout) = 0;
   /// Takes what has arrived and hands out what there is room for, without blocking.
@@ -196,8 +191,9 @@ class PoolCore {
   [[nodiscard]] virtual std::string repr() const = 0;
 
   /// A pool of processes. `initializer` runs first in every worker.
-  static std::shared_ptr<PoolCore> make(const PoolOptions& options,
-                                        std::function<void()> initializer);
+  static Ref<PoolCore> make(const PoolOptions& options, std::function<void()> initializer);
+  /// The same with nothing but a number of workers asked for.
+  static Ref<PoolCore> make(int workers);
 };
 
 /// Holds the lock that protects every job of a pool.

@@ -1,7 +1,15 @@
-// The whole library.
+// The whole library, with the standard headers that its interface is used with: the library's other
+// headers take only the parts of them that they need.
 #pragma once
 
+#include <chrono>
 #include <complex>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <map>
+#include <memory>
 #include <millrace/affinity.hpp>
 #include <millrace/arena.hpp>
 #include <millrace/context.hpp>
@@ -19,4 +27,13 @@
 #include <millrace/synchronize.hpp>
 #include <millrace/thread_pool.hpp>
 #include <millrace/timeout.hpp>
+#include <optional>
+#include <ranges>
+#include <span>
+#include <string>
+#include <string_view>
+#include <tuple>
 #include <unordered_set>
+#include <utility>
+#include <variant>
+#include <vector>

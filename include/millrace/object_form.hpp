@@ -140,7 +140,7 @@ template <class T>
 consteval Form form_of_class() {
   if constexpr (wire::kIsOptional<T>) {
     return Form::optional;
-  } else if constexpr (wire::kIsVariant<T>) {
+  } else if constexpr (wire::Variant<T>) {
     return Form::variant;
   } else if constexpr (wire::kIsTuple<T>) {
     return Form::tuple;

@@ -3,9 +3,9 @@
 
 #include <sys/types.h>
 
-#include <chrono>
 #include <exception>
 #include <millrace/errors.hpp>
+#include <millrace/light_std.hpp>
 #include <millrace/none.hpp>
 #include <optional>
 #include <type_traits>

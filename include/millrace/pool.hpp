@@ -4,18 +4,17 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <iosfwd>
-#include <memory>
 #include <millrace/async_result.hpp>
 #include <millrace/bulk_jobs.hpp>
 #include <millrace/callable.hpp>
 #include <millrace/errors.hpp>
 #include <millrace/job.hpp>
+#include <millrace/light_std.hpp>
 #include <millrace/pool_calls.hpp>
 #include <millrace/pool_jobs.hpp>
 #include <millrace/pool_options.hpp>
-#include <ranges>
+#include <millrace/ref.hpp>
 #include <span>
 #include <string>
 #include <tuple>
@@ -35,29 +34,23 @@ class Pool : public runtime::PoolCalls<Pool> {
  public:
   /// A pool of usable_cpu_count() workers. Blocks until they are forked. std::system_error when the
   /// system refuses processes or memory.
-  Pool() : Pool(PoolOptions{}) {}
+  Pool();
   /// `processes` workers; each runs init(args...) first. ValueError when processes < 1.
-  template <class... A>
-  explicit Pool(std::integral auto processes, A&&... init_and_arguments)
-      : Pool(PoolOptions{.processes = to_int(processes)}, std::forward<A>(init_and_arguments)...) {}
-  explicit Pool(const PoolOptions& options) : core_(runtime::PoolCore::make(options, {})) {}
+  explicit Pool(std::integral auto processes) : core_(runtime::PoolCore::make(to_int(processes))) {}
+  template <class F, class... A>
+  Pool(std::integral auto processes, F&& init, A&&... arguments)
+      : Pool(PoolOptions{.processes = to_int(processes)}, std::forward<F>(init),
+             std::forward<A>(arguments)...) {}
+  explicit Pool(const PoolOptions& options);
   template <class F, class... A>
   Pool(const PoolOptions& options, F&& init, A&&... arguments)
       : core_(runtime::PoolCore::make(
             options, initializer(std::forward<F>(init), std::forward<A>(arguments)...))) {}
-  Pool(Pool&&) noexcept = default;
-  Pool& operator=(Pool&& other) noexcept {
-    if (this != &other) {
-      if (core_) core_->terminate();
-      core_ = std::move(other.core_);
-    }
-    return *this;
-  }
+  Pool(Pool&&) noexcept;
+  Pool& operator=(Pool&& other) noexcept;
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
-  ~Pool() {
-    if (core_) core_->terminate();
-  }
+  ~Pool();
 
   /// out[i] = f(in[i]). Ranges in shared_arrays are worked on where they lie; others are copied
   /// through shared memory. ValueError when the sizes differ. Blocks. **beyond** Python.
@@ -76,19 +69,19 @@ class Pool : public runtime::PoolCalls<Pool> {
   T reduce(F f, Combine combine, T init, R&& items, const MapOptions& options = {});
 
   /// No more calls; work that was submitted is finished. Does not block. Python: close().
-  void close() { core().close(); }
+  void close();
   /// Ends the workers now; pending results throw PoolTerminated. Python: terminate(), whose pending
   /// results never come.
-  void terminate() { core().terminate(); }
+  void terminate();
   /// Waits until every worker has left, after close() or terminate(); ValueError before.
-  void join() { core().join(); }
+  void join();
 
   /// Where each worker runs, read back from the worker.
-  [[nodiscard]] std::vector<WorkerBinding> bindings() const { return core().bindings(); }
+  [[nodiscard]] std::vector<WorkerBinding> bindings() const;
   /// What each worker has done.
-  [[nodiscard]] std::vector<WorkerStats> stats() const { return core().stats(); }
+  [[nodiscard]] std::vector<WorkerStats> stats() const;
   /// `<multiprocessing.pool.Pool state=RUN pool_size=2>`.
-  [[nodiscard]] std::string repr() const { return core().repr(); }
+  [[nodiscard]] std::string repr() const;
 
  private:
   friend class runtime::PoolCalls<Pool>;
@@ -106,51 +99,28 @@ class Pool : public runtime::PoolCalls<Pool> {
     };
   }
 
-  [[nodiscard]] runtime::PoolCore& core() const {
-    if (!core_) throw ValueError("Pool not running: it was moved from");
-    return *core_;
-  }
-  template <class Options>
-  static runtime::JobSettings settings(const Options& options, runtime::FunctionId entry) {
-    return {.entry = entry,
-            .timeout = options.timeout,
-            .retries = options.retries,
-            .priority = options.priority,
-            .progress = options.progress,
-            .joblog = options.joblog,
-            .resume = options.resume};
-  }
-  template <class Job, class F>
-  void submit(const std::shared_ptr<Job>& job, const F& f) {
-    auto context = std::make_shared<runtime::JobContext<F>>(f);
-    job->keep_alive(context);
-    core().submit(job, context->bytes());
-  }
+  // ValueError for a pool that was moved from.
+  [[nodiscard]] runtime::PoolCore& core() const;
   // Blocks until the job has ended; gives its result or rethrows its error.
   template <class Job>
-  auto wait_for(const std::shared_ptr<Job>& job) {
-    core().wait(*job, {});
-    if (job->error()) std::rethrow_exception(job->error());
+  auto wait_for(const runtime::Ref<Job>& job) {
+    runtime::wait_for_job(core(), *job);
     return std::move(job->result());
   }
   // The same, for a map: a function without a result gives nothing.
   template <class Item, class Job>
-  runtime::MapResult<Item> finish(const std::shared_ptr<Job>& job) {
+  runtime::MapResult<Item> finish(const runtime::Ref<Job>& job) {
     if constexpr (std::is_void_v<Item>) {
-      (void)wait_for(job);
+      runtime::wait_for_job(core(), *job);
     } else {
       return wait_for(job);
     }
   }
-  template <class Entry, class Options>
-  runtime::JobSettings map_settings(const Options& options, std::uint64_t size,
-                                    std::uint64_t& chunk);
 
   template <class R, class Options, class F, class... A>
   auto start_apply(const Options& options, bool asynchronous, F&& f, A&&... arguments);
-  template <class F>
-  void run_range(const F& f, runtime::FunctionId entry, runtime::RangeCall call,
-                 const MapOptions& options, std::span<const std::byte> prefix);
+  // Fills in what the options say; false when there is nothing to run.
+  bool plan_range(runtime::RangeCall& call, const MapOptions& options) const;
   template <class F, class... A>
   auto do_apply(const TaskOptions& options, F&& f, A&&... arguments);
   template <class R, class F, class... A>
@@ -166,7 +136,7 @@ class Pool : public runtime::PoolCalls<Pool> {
   template <class Caller, class F, class R, class Options>
   auto do_collect_async(F f, R&& items, const Options& options);
 
-  std::shared_ptr<runtime::PoolCore> core_;
+  runtime::Ref<runtime::PoolCore> core_;
 };
 
 std::ostream& operator<<(std::ostream& out, const Pool& pool);

@@ -9,7 +9,6 @@
 #include <millrace/callable.hpp>
 #include <millrace/pool_entries.hpp>
 #include <millrace/pool_options.hpp>
-#include <ranges>
 #include <tuple>
 #include <type_traits>
 #include <utility>

@@ -2,10 +2,8 @@
 #pragma once
 
 #include <exception>
-#include <memory>
 #include <millrace/pool.hpp>
 #include <optional>
-#include <ranges>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -63,21 +61,35 @@ concept BulkInput = std::ranges::contiguous_range<R> && std::ranges::sized_range
 template <class R>
 concept BulkResult = wire::kBitwise<R>;
 
-}  // namespace runtime
-
-template <class Entry, class Options>
-runtime::JobSettings Pool::map_settings(const Options& options, std::uint64_t size,
-                                        std::uint64_t& chunk) {
-  core().check_running();
-  const auto workers = static_cast<unsigned>(core().workers());
-  chunk = runtime::chunk_of(options.chunksize, size, core().workers(),
-                            runtime::default_chunk(size, core().workers()));
-  runtime::JobSettings made = settings(options, runtime::entry_id<Entry>());
-  made.total = size;
-  made.chunk = options.chunksize.guided() ? std::uint64_t{1} << 63 | workers : chunk;
-  made.signature = wire::type_hash<Entry>();
-  return made;
+template <class Caller, class V, class Item, class F>
+MapResult<Item> bulk_map(PoolCore& core, const F& f, std::span<const V> items,
+                         const MapOptions& options) {
+  using R = Valued<Item>;
+  EntryPoint entry = entry_point<BulkEntry<Caller, F, V>>();
+  if (in_arena(items.data(), items.size() * sizeof(V))) {
+    entry.id = entry_point<BulkInPlaceEntry<Caller, F, V>>().id;
+  }
+  BulkMap map{.items = items.data(),
+              .size = items.size(),
+              .item_bytes = sizeof(V),
+              .result_bytes = sizeof(R)};
+  MapPlan plan = plan_map(core, wishes_of(options), entry, map.size);
+  if constexpr (std::is_void_v<Item>) {
+    run_bulk_map(core, map, std::move(plan), make_context({}, f));
+  } else {
+    std::vector<R> results;
+    results.reserve(map.size);
+    map.results = &results;
+    map.append = &append_bulk<R>;
+    run_bulk_map(core, map, std::move(plan), make_context({}, f));
+    return results;
+  }
 }
+
+/// The sizes of map_into's ranges; ValueError where they do not go together.
+void check_map_into(const BulkInto& map, std::uint64_t results, const MapOptions& options);
+
+}  // namespace runtime
 
 template <class R, class Options, class F, class... A>
 auto Pool::start_apply(const Options& options, bool asynchronous, F&& f, A&&... arguments) {
@@ -86,7 +98,7 @@ auto Pool::start_apply(const Options& options, bool asynchronous, F&& f, A&&... 
   (void)(wire::check_serializable<wire::travel_t<A>>() && ... && true);
   (void)wire::check_serializable<runtime::Valued<R>>();
   runtime::JobSettings made{
-      .entry = runtime::entry_id<runtime::ApplyEntry<Fn, wire::travel_t<A>...>>(),
+      .entry = runtime::entry_point<runtime::ApplyEntry<Fn, wire::travel_t<A>...>>().id,
       .timeout = options.timeout,
       .retries = options.retries,
       .priority = options.priority,
@@ -94,7 +106,7 @@ auto Pool::start_apply(const Options& options, bool asynchronous, F&& f, A&&... 
       .asynchronous = asynchronous,
       .total = 1};
   core().check_running();
-  auto job = std::make_shared<runtime::ApplyJob<R, Fn, wire::travel_t<A>...>>(
+  auto job = runtime::make_ref<runtime::ApplyJob<R, Fn, wire::travel_t<A>...>>(
       std::move(made), std::forward<F>(f), wire::travel_t<A>(std::forward<A>(arguments))...);
   return job;
 }
@@ -130,28 +142,18 @@ auto Pool::do_map(F f, R&& items, const MapOptions& options) {
   using Input = std::remove_reference_t<R>;
   runtime::check_map<Caller, F, V>();
   using Item = runtime::Result<Caller, F, V>;
-  std::uint64_t chunk = 1;
   if constexpr (runtime::BulkInput<Input, V> && runtime::BulkResult<runtime::Valued<Item>>) {
-    const auto size = static_cast<std::uint64_t>(std::ranges::size(items));
-    const V* data = std::ranges::data(items);
-    auto made = map_settings<runtime::BulkEntry<Caller, F, V>>(options, size, chunk);
-    if (runtime::in_arena(data, size * sizeof(V))) {
-      made.entry = runtime::entry_id<runtime::BulkInPlaceEntry<Caller, F, V>>();
-    }
-    auto job = std::make_shared<runtime::BulkMapJob<V, Item, int>>(
-        std::move(made), data, size,
-        runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
-    submit(job, f);
-    return finish<Item>(job);
+    return runtime::bulk_map<Caller, V, Item>(
+        core(), f, std::span<const V>(std::ranges::data(items), std::ranges::size(items)), options);
   } else {
     auto source = runtime::items_of<V, false>(std::forward<R>(items));
     using Source = runtime::ItemSource<decltype(source), V>;
-    const std::uint64_t size = Source::size_of(source);
-    auto made = map_settings<runtime::MapEntry<Caller, F, V>>(options, size, chunk);
-    auto job = std::make_shared<runtime::MapJob<decltype(source), V, Item>>(
-        std::move(made), std::move(source),
-        runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
-    submit(job, f);
+    auto plan = runtime::plan_map(core(), runtime::wishes_of(options),
+                                  runtime::entry_point<runtime::MapEntry<Caller, F, V>>(),
+                                  Source::size_of(source));
+    auto job = runtime::make_ref<runtime::MapJob<decltype(source), V, Item>>(
+        std::move(plan.settings), std::move(source), plan.chunker);
+    runtime::submit_job(core(), job, runtime::make_context({}, f));
     return finish<Item>(job);
   }
 }
@@ -163,13 +165,12 @@ auto Pool::do_collect(F f, R&& items, const CollectOptions& options) {
   using Item = runtime::Valued<runtime::Result<Caller, F, V>>;
   auto source = runtime::items_of<V, false>(std::forward<R>(items));
   using Source = runtime::ItemSource<decltype(source), V>;
-  std::uint64_t chunk = 1;
-  auto made =
-      map_settings<runtime::OutcomeEntry<Caller, F, V>>(options, Source::size_of(source), chunk);
-  auto job = std::make_shared<runtime::CollectJob<decltype(source), V, Item>>(
-      std::move(made), std::move(source),
-      runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
-  submit(job, f);
+  auto plan = runtime::plan_map(core(), runtime::wishes_of(options),
+                                runtime::entry_point<runtime::OutcomeEntry<Caller, F, V>>(),
+                                Source::size_of(source));
+  auto job = runtime::make_ref<runtime::CollectJob<decltype(source), V, Item>>(
+      std::move(plan.settings), std::move(source), plan.chunker);
+  runtime::submit_job(core(), job, runtime::make_context({}, f));
   return wait_for(job);
 }
 
@@ -180,15 +181,15 @@ auto Pool::do_map_async(F f, R&& items, const Options& options) {
   using Item = runtime::Result<Caller, F, V>;
   core().check_running();
   auto source = runtime::items_of<V, true>(std::forward<R>(items));
-  std::uint64_t chunk = 1;
-  auto made = map_settings<runtime::MapEntry<Caller, F, V>>(options, source.size(), chunk);
-  made.asynchronous = true;
-  auto job = std::make_shared<runtime::MapJob<std::vector<V>, V, Item>>(
-      std::move(made), std::move(source),
-      runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
+  auto plan =
+      runtime::plan_map(core(), runtime::wishes_of(options),
+                        runtime::entry_point<runtime::MapEntry<Caller, F, V>>(), source.size());
+  plan.settings.asynchronous = true;
+  auto job = runtime::make_ref<runtime::MapJob<std::vector<V>, V, Item>>(
+      std::move(plan.settings), std::move(source), plan.chunker);
   job->callback = options.callback;
   job->error_callback = options.error_callback;
-  submit(job, f);
+  runtime::submit_job(core(), job, runtime::make_context({}, f));
   return AsyncResult<runtime::MapResult<Item>>(core_, std::move(job));
 }
 
@@ -199,15 +200,15 @@ auto Pool::do_collect_async(F f, R&& items, const Options& options) {
   using Item = runtime::Valued<runtime::Result<Caller, F, V>>;
   core().check_running();
   auto source = runtime::items_of<V, true>(std::forward<R>(items));
-  std::uint64_t chunk = 1;
-  auto made = map_settings<runtime::OutcomeEntry<Caller, F, V>>(options, source.size(), chunk);
-  made.asynchronous = true;
-  auto job = std::make_shared<runtime::CollectJob<std::vector<V>, V, Item>>(
-      std::move(made), std::move(source),
-      runtime::Chunker(chunk, options.chunksize.guided(), core().workers()));
+  auto plan =
+      runtime::plan_map(core(), runtime::wishes_of(options),
+                        runtime::entry_point<runtime::OutcomeEntry<Caller, F, V>>(), source.size());
+  plan.settings.asynchronous = true;
+  auto job = runtime::make_ref<runtime::CollectJob<std::vector<V>, V, Item>>(
+      std::move(plan.settings), std::move(source), plan.chunker);
   job->callback = options.callback;
   job->error_callback = options.error_callback;
-  submit(job, f);
+  runtime::submit_job(core(), job, runtime::make_context({}, f));
   return AsyncResult<std::vector<Outcome<Item>>>(core_, std::move(job));
 }
 
@@ -221,16 +222,16 @@ auto Pool::do_imap(F f, R&& items, const Options& options, bool ordered) {
   using Source = std::conditional_t<std::is_lvalue_reference_v<R>, std::remove_reference_t<R>*,
                                     std::remove_cvref_t<R>>;
   auto made =
-      settings(options, runtime::entry_id<runtime::OutcomeEntry<runtime::CallItem, F, V>>());
+      runtime::job_settings(runtime::wishes_of(options),
+                            runtime::entry_point<runtime::OutcomeEntry<runtime::CallItem, F, V>>());
   made.caller_feeds = true;
   const std::uint64_t chunk = runtime::chunk_of(options.chunksize, 0, core().workers(), 1);
   made.chunk = chunk;
-  made.signature = wire::type_hash<runtime::OutcomeEntry<runtime::CallItem, F, V>>();
   const std::uint64_t window = options.window != 0
                                    ? runtime::larger(options.window, chunk)
                                    : 16 * static_cast<std::uint64_t>(core().workers()) * chunk;
   auto make_job = [&](Source source) {
-    return std::make_shared<runtime::ImapJob<Source, V, runtime::Valued<Item>>>(
+    return runtime::make_ref<runtime::ImapJob<Source, V, runtime::Valued<Item>>>(
         std::move(made), std::move(source), chunk, window, ordered);
   };
   auto job = [&] {
@@ -240,7 +241,7 @@ auto Pool::do_imap(F f, R&& items, const Options& options, bool ordered) {
       return make_job(std::forward<R>(items));
     }
   }();
-  submit(job, f);
+  runtime::submit_job(core(), job, runtime::make_context({}, f));
   return ImapIterator<Item, Collect>(core_, std::move(job));
 }
 
@@ -255,39 +256,33 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
   runtime::check_map<runtime::CallItem, F, V>();
   static_assert(std::is_convertible_v<wire::invoke_result_t<F, V>, R>,
                 "millrace: the function's result does not convert to the output's element type");
-  const auto size = static_cast<std::uint64_t>(std::ranges::size(in));
-  if (size != std::ranges::size(out)) {
-    throw ValueError("map_into: the input has " + std::to_string(size) + " items and the output " +
-                     std::to_string(std::ranges::size(out)) + "; they must be of one size");
-  }
-  const auto in_begin = reinterpret_cast<std::uintptr_t>(std::ranges::data(in));
-  const auto out_begin = reinterpret_cast<std::uintptr_t>(std::ranges::data(out));
-  if (options.retries > 0 && in_begin < out_begin + size * sizeof(R) &&
-      out_begin < in_begin + size * sizeof(V)) {
-    throw ValueError(
-        "map_into: what is written in place cannot be tried again; retries needs an "
-        "output of its own");
-  }
+  const runtime::BulkInto call{.items = std::ranges::data(in),
+                               .results = std::ranges::data(out),
+                               .size = std::ranges::size(in),
+                               .item_bytes = sizeof(V),
+                               .result_bytes = sizeof(R)};
+  runtime::check_map_into(call, std::ranges::size(out), options);
   core().check_running();
   if constexpr (wire::kBitwise<V> && wire::kBitwise<R> && std::is_default_constructible_v<V>) {
-    const bool shared = runtime::in_arena(std::ranges::data(in), size * sizeof(V)) &&
-                        runtime::in_arena(std::ranges::data(out), size * sizeof(R));
+    const bool shared = runtime::in_arena(call.items, call.size * sizeof(V)) &&
+                        runtime::in_arena(call.results, call.size * sizeof(R));
     if (shared && options.joblog.empty()) {
-      const runtime::IntoPlace place{reinterpret_cast<std::uint64_t>(std::ranges::data(in)),
-                                     reinterpret_cast<std::uint64_t>(std::ranges::data(out))};
-      run_range(f, runtime::entry_id<runtime::MapIntoEntry<F, V, R>>(), {.first = 0, .last = size},
-                options, std::span(reinterpret_cast<const std::byte*>(&place), sizeof place));
+      const runtime::IntoPlace place{reinterpret_cast<std::uint64_t>(call.items),
+                                     reinterpret_cast<std::uint64_t>(call.results)};
+      const auto prefix = std::span(reinterpret_cast<const std::byte*>(&place), sizeof place);
+      runtime::RangeCall range{.entry = runtime::entry_point<runtime::MapIntoEntry<F, V, R>>().id,
+                               .last = call.size};
+      if (!plan_range(range, options)) return;
+      const auto context = runtime::make_context(prefix, f);
+      range.context = context->bytes();
+      core().run_range(range);
       return;
     }
     if (options.joblog.empty()) {  // a joblog keeps results: then they travel, as map's do
-      std::uint64_t chunk = 1;
-      auto made = map_settings<runtime::BulkIntoEntry<F, V, R>>(options, size, chunk);
-      auto job = std::make_shared<runtime::IntoJob<V, R>>(
-          std::move(made), std::span<const V>(std::ranges::data(in), size), std::ranges::data(out),
-          runtime::Chunker(chunk, options.chunksize.guided(), core().workers()),
-          core().reaches_private_memory());
-      submit(job, f);
-      wait_for(job);
+      auto plan =
+          runtime::plan_map(core(), runtime::wishes_of(options),
+                            runtime::entry_point<runtime::BulkIntoEntry<F, V, R>>(), call.size);
+      runtime::run_bulk_into(core(), call, std::move(plan), runtime::make_context({}, f));
       return;
     }
   }
@@ -302,30 +297,13 @@ void Pool::parallel_for(std::uint64_t first, std::uint64_t last, F f, const MapO
       std::is_invocable_v<F&, std::size_t> || std::is_invocable_v<F&, std::size_t, std::size_t>,
       "millrace: parallel_for calls f(i), or f(first, last) once per chunk");
   (void)wire::check_sendable<F>();
-  run_range(f, runtime::entry_id<runtime::ParallelForEntry<F>>(), {.first = first, .last = last},
-            options, {});
-}
-
-template <class F>
-void Pool::run_range(const F& f, runtime::FunctionId entry, runtime::RangeCall call,
-                     const MapOptions& options, std::span<const std::byte> prefix) {
-  const std::uint64_t size = call.last > call.first ? call.last - call.first : 0;
-  core().check_running();
-  if (!options.joblog.empty()) {
-    throw ValueError("joblog: this call has no results to log; use map or reduce");
-  }
-  const auto workers = static_cast<std::uint64_t>(core().workers());
-  call.chunk = runtime::chunk_of(options.chunksize, size, core().workers(),
-                                 runtime::larger(1, (size + 32 * workers - 1) / (32 * workers)));
-  if (size == 0) return;
-  runtime::JobContext<F> context(prefix, f);
-  call.entry = entry;
-  call.context = context.bytes();
-  call.timeout = options.timeout;
-  call.retries = options.retries;
-  call.priority = options.priority;
-  call.progress = options.progress;
-  core().run_range(call);
+  runtime::RangeCall range{.entry = runtime::entry_point<runtime::ParallelForEntry<F>>().id,
+                           .first = first,
+                           .last = last};
+  if (!plan_range(range, options)) return;
+  const auto context = runtime::make_context({}, f);
+  range.context = context->bytes();
+  core().run_range(range);
 }
 
 template <class F, class Combine, class T, class R>
@@ -340,17 +318,14 @@ T Pool::reduce(F f, Combine combine, T init, R&& items, const MapOptions& option
   using Entry = runtime::ReduceEntry<F, Combine, V, T>;
   auto source = runtime::items_of<V, false>(std::forward<R>(items));
   using Source = runtime::ItemSource<decltype(source), V>;
-  const std::uint64_t size = Source::size_of(source);
-  std::uint64_t chunk = 1;
-  auto made = map_settings<Entry>(options, size, chunk);
-  auto job =
-      std::make_shared<runtime::ReduceJob<decltype(source), V, T>>(std::move(made), source, chunk);
+  auto plan = runtime::plan_map(core(), runtime::wishes_of(options), runtime::entry_point<Entry>(),
+                                Source::size_of(source));
+  auto job = runtime::make_ref<runtime::ReduceJob<decltype(source), V, T>>(std::move(plan.settings),
+                                                                           source, plan.chunk);
   if constexpr (runtime::BulkInput<Input, V>) {
     job->contiguous(std::ranges::data(items), sizeof(V));
   }
-  auto context = std::make_shared<runtime::JobContext<F, Combine>>(f, combine);
-  job->keep_alive(context);
-  core().submit(job, context->bytes());
+  runtime::submit_job(core(), job, runtime::make_context({}, f, combine));
   for (std::optional<T>& part : wait_for(job)) init = combine(std::move(init), *std::move(part));
   return init;
 }

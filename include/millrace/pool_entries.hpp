@@ -329,11 +329,17 @@ struct ParallelForEntry {
   }
 };
 
-/// The id of an entry point, found once per instantiation.
+/// A worker's entry point, and its spelling: two jobs with one spelling do the same.
+struct EntryPoint {
+  FunctionId id = 0;
+  const char* spelling = "";
+};
+
+/// The entry point, found once per instantiation.
 template <class Entry>
-FunctionId entry_id() {
+EntryPoint entry_point() {
   static const FunctionId id = function_id(reinterpret_cast<AnyFunction>(&Entry::run));
-  return id;
+  return {id, __PRETTY_FUNCTION__};
 }
 
 }  // namespace millrace::runtime

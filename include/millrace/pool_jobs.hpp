@@ -5,12 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <memory>
 #include <millrace/job.hpp>
 #include <millrace/outcome.hpp>
 #include <millrace/pool_entries.hpp>
 #include <optional>
-#include <ranges>
 #include <span>
 #include <tuple>
 #include <type_traits>
@@ -61,63 +59,102 @@ class Chunker {
 };
 
 /// The callables of a job, encoded once: what every worker reads while the job lives.
-template <class... F>
-class JobContext {
+class JobContext final : public Counted {
  public:
-  explicit JobContext(const F&... callables)
-      : JobContext(std::span<const std::byte>(), callables...) {}
-  explicit JobContext(std::span<const std::byte> prefix, const F&... callables)
-      : parcels_(callables...) {
-    writer_.write(prefix.data(), prefix.size());
-    std::apply([this](auto&... parcel) { (parcel.write(writer_), ...); }, parcels_);
-  }
-  JobContext(const JobContext&) = delete;
-  JobContext& operator=(const JobContext&) = delete;
-  ~JobContext() { writer_.revert(0); }
+  JobContext() = default;
+  ~JobContext() override;
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept {
     return {writer_.data(), writer_.size()};
   }
+  [[nodiscard]] wire::Writer& writer() noexcept { return writer_; }
 
  private:
-  std::tuple<wire::Parcel<F>...> parcels_;
-  wire::Writer writer_;
+  wire::Writer writer_;  // owns what the callables refer to
 };
 
+/// `prefix`, then the callables. Throws TypeError when one holds an address of private memory.
+template <class... F>
+Ref<JobContext> make_context(std::span<const std::byte> prefix, const F&... callables) {
+  static_assert((Sendable<F> && ...), "millrace: this callable cannot travel to another process");
+  auto context = make_ref<JobContext>();
+  context->writer().write(prefix.data(), prefix.size());
+  (wire::put_callable(context->writer(), callables), ...);
+  return context;
+}
+
 /// A job with one error at most: the first to arrive.
-template <class Result>
-class ResultJob : public Job {
+class ErrorJob : public Job {
  public:
   using Job::Job;
-  void fail(const Piece&, const std::exception_ptr& error) override {
-    if (!error_) error_ = error;
-  }
+  void fail(const Piece& piece, const std::exception_ptr& error) override;
+  void finished() override;
   [[nodiscard]] const std::exception_ptr& error() const noexcept { return error_; }
+
+  ErrorCallback error_callback{};
+
+ protected:
+  /// Every piece has ended: the last touch to the result.
+  virtual void prepare() {}
+  /// Hands the result to a callback, if there is one; may throw.
+  virtual void call_back() {}
+
+  std::exception_ptr error_;
+};
+
+/// A job with a result that can be asked for.
+template <class Result>
+class ResultJob : public ErrorJob {
+ public:
+  using ErrorJob::ErrorJob;
   [[nodiscard]] virtual Result& result() = 0;
 
   Callback<std::conditional_t<std::same_as<Result, NoneType>, void, Result>> callback{};
-  ErrorCallback error_callback{};
-
-  void finished() override {
-    prepare();
-    try {
-      if (error_) {
-        if (error_callback) error_callback(error_);
-      } else if (callback) {
-        if constexpr (std::same_as<Result, NoneType>) {
-          callback();
-        } else {
-          callback(result());
-        }
-      }
-    } catch (...) {
-      log_callback_failure(error_ ? "error_callback" : "callback");
-    }
-  }
 
  protected:
-  virtual void prepare() {}
-  std::exception_ptr error_;
+  void call_back() override {
+    if (!callback) return;
+    if constexpr (std::same_as<Result, NoneType>) {
+      callback();
+    } else {
+      callback(result());
+    }
+  }
 };
+
+/// The fields that all options of maps have.
+struct MapWishes {
+  const Chunksize& chunksize;
+  Timeout timeout;
+  int retries;
+  int priority;
+  const ProgressSink& progress;
+  const std::string& joblog;
+  bool resume;
+};
+template <class Options>
+MapWishes wishes_of(const Options& options) noexcept {
+  return {options.chunksize, options.timeout, options.retries, options.priority,
+          options.progress,  options.joblog,  options.resume};
+}
+
+/// What the core is told about a map over `size` items, and how these are cut. ValueError when the
+/// pool is not running or the chunk size is below 1.
+struct MapPlan {
+  JobSettings settings;
+  std::uint64_t chunk;
+  Chunker chunker;
+};
+[[nodiscard]] MapPlan plan_map(const PoolCore& core, const MapWishes& wishes,
+                               const EntryPoint& entry, std::uint64_t size);
+/// The same for a job whose items are not counted.
+[[nodiscard]] JobSettings job_settings(const MapWishes& wishes, const EntryPoint& entry);
+
+/// Submits a job, whose context it keeps; that may be null.
+void submit_job(PoolCore& core, const Ref<Job>& job, const Ref<JobContext>& context);
+/// Blocks until a job has ended; rethrows its error.
+void wait_for_job(PoolCore& core, ErrorJob& job);
+/// Both.
+void run_job(PoolCore& core, const Ref<ErrorJob>& job, const Ref<JobContext>& context);
 
 /// apply: one piece with callable and arguments in it.
 template <class R, class F, class... A>

@@ -2,13 +2,12 @@
 // types of their fields.
 #pragma once
 
-#include <chrono>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <millrace/affinity.hpp>
+#include <millrace/light_std.hpp>
 #include <millrace/none.hpp>
 #include <millrace/timeout.hpp>
 #include <optional>

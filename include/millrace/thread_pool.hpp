@@ -128,9 +128,9 @@ class ThreadPool : public runtime::PoolCalls<ThreadPool> {
   template <class Options>
   runtime::JobSettings settings(const Options& options) const;
   template <class Job>
-  auto wait_for(const std::shared_ptr<Job>& job);
+  auto wait_for(const runtime::Ref<Job>& job);
   template <class Item, class Job>
-  runtime::MapResult<Item> finish(const std::shared_ptr<Job>& job);
+  runtime::MapResult<Item> finish(const runtime::Ref<Job>& job);
   template <bool Shared, class F, class Body>
   void run_range(F f, Body body, std::uint64_t size, const MapOptions& options);
   template <class Caller, bool Keep, class F, class R, class Options>
@@ -153,7 +153,7 @@ class ThreadPool : public runtime::PoolCalls<ThreadPool> {
   template <class Caller, class F, class R, class Options>
   auto do_collect_async(F f, R&& items, const Options& options);
 
-  std::shared_ptr<runtime::ThreadPoolCore> core_;
+  runtime::Ref<runtime::ThreadPoolCore> core_;
 };
 
 std::ostream& operator<<(std::ostream& out, const ThreadPool& pool);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <exception>
-#include <memory>
 #include <millrace/thread_pool.hpp>
 #include <optional>
 #include <ranges>
@@ -70,7 +69,7 @@ runtime::JobSettings ThreadPool::settings(const Options& options) const {
 
 // Blocks until the job has ended; gives its result or rethrows its error.
 template <class Job>
-auto ThreadPool::wait_for(const std::shared_ptr<Job>& job) {
+auto ThreadPool::wait_for(const runtime::Ref<Job>& job) {
   core().submit(job, {});
   core().wait(*job, {});
   if (job->error()) std::rethrow_exception(job->error());
@@ -78,7 +77,7 @@ auto ThreadPool::wait_for(const std::shared_ptr<Job>& job) {
 }
 
 template <class Item, class Job>
-runtime::MapResult<Item> ThreadPool::finish(const std::shared_ptr<Job>& job) {
+runtime::MapResult<Item> ThreadPool::finish(const runtime::Ref<Job>& job) {
   if constexpr (std::is_void_v<Item>) {
     (void)wait_for(job);
   } else {
@@ -92,7 +91,7 @@ auto ThreadPool::do_apply(const TaskOptions& options, F&& f, A&&... arguments) {
   static_assert(wire::CallableWith<Fn, wire::travel_t<A>...>,
                 "millrace: the function cannot be called with the arguments given to apply");
   using R = runtime::arrival_t<Fn, wire::travel_t<A>...>;
-  auto job = std::make_shared<runtime::ThreadApplyJob<R, Fn, wire::travel_t<A>...>>(
+  auto job = runtime::make_ref<runtime::ThreadApplyJob<R, Fn, wire::travel_t<A>...>>(
       settings(options), std::forward<F>(f), wire::travel_t<A>(std::forward<A>(arguments))...);
   if constexpr (std::is_void_v<R>) {
     (void)wait_for(job);
@@ -105,7 +104,7 @@ template <class R, class F, class... A>
 auto ThreadPool::do_apply_async(const ApplyOptions<R>& options, F&& f, A&&... arguments) {
   auto made = settings(options);
   made.asynchronous = true;
-  auto job = std::make_shared<runtime::ThreadApplyJob<R, std::decay_t<F>, wire::travel_t<A>...>>(
+  auto job = runtime::make_ref<runtime::ThreadApplyJob<R, std::decay_t<F>, wire::travel_t<A>...>>(
       std::move(made), std::forward<F>(f), wire::travel_t<A>(std::forward<A>(arguments))...);
   job->callback = options.callback;
   job->error_callback = options.error_callback;
@@ -125,7 +124,7 @@ auto ThreadPool::make_map(F f, R&& items, const Options& options) {
   const int workers = core().workers();
   const std::uint64_t chunk = runtime::chunk_of(options.chunksize, source.size, workers,
                                                 runtime::default_chunk(source.size, workers));
-  return std::make_shared<runtime::ThreadMapJob<Caller, F, V, Item>>(
+  return runtime::make_ref<runtime::ThreadMapJob<Caller, F, V, Item>>(
       std::move(made), std::move(f), std::move(source),
       runtime::Chunker(chunk, options.chunksize.guided(), workers), !Keep);
 }
@@ -142,7 +141,7 @@ auto ThreadPool::make_collect(F f, R&& items, const Options& options) {
   const int workers = core().workers();
   const std::uint64_t chunk = runtime::chunk_of(options.chunksize, source.size, workers,
                                                 runtime::default_chunk(source.size, workers));
-  return std::make_shared<runtime::ThreadCollectJob<Caller, F, V, Item>>(
+  return runtime::make_ref<runtime::ThreadCollectJob<Caller, F, V, Item>>(
       std::move(made), std::move(f), std::move(source),
       runtime::Chunker(chunk, options.chunksize.guided(), workers));
 }
@@ -193,7 +192,7 @@ auto ThreadPool::do_imap(F f, R&& items, const Options& options, bool ordered) {
   const std::uint64_t window =
       options.window != 0 ? runtime::larger(options.window, chunk) : 16 * workers * chunk;
   auto make_job = [&](Source source) {
-    return std::make_shared<runtime::ThreadImapJob<F, Source, V, runtime::Valued<Item>>>(
+    return runtime::make_ref<runtime::ThreadImapJob<F, Source, V, runtime::Valued<Item>>>(
         std::move(made), std::move(f), std::move(source), chunk, window, ordered);
   };
   auto job = [&] {
@@ -216,7 +215,7 @@ void ThreadPool::run_range(F f, Body body, std::uint64_t size, const MapOptions&
       runtime::chunk_of(options.chunksize, size, core().workers(),
                         runtime::larger(1, (size + 32 * workers - 1) / (32 * workers)));
   if (size == 0) return;
-  (void)wait_for(std::make_shared<runtime::ThreadRangeJob<Shared, F, Body>>(
+  (void)wait_for(runtime::make_ref<runtime::ThreadRangeJob<Shared, F, Body>>(
       std::move(made), std::move(f), std::move(body), size, chunk));
 }
 
@@ -282,7 +281,7 @@ T ThreadPool::reduce(F f, Combine combine, T init, R&& items, const MapOptions& 
       runtime::chunk_of(options.chunksize, source.size, core().workers(),
                         runtime::default_chunk(source.size, core().workers()));
   Combine here(combine);
-  auto parts = wait_for(std::make_shared<runtime::ThreadReduceJob<F, Combine, V, T>>(
+  auto parts = wait_for(runtime::make_ref<runtime::ThreadReduceJob<F, Combine, V, T>>(
       std::move(made), std::move(f), std::move(combine), std::move(source), chunk));
   for (std::optional<T>& part : parts) init = here(std::move(init), *std::move(part));
   return init;

@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
-#include <memory>
 #include <millrace/callable.hpp>
 #include <millrace/job.hpp>
 #include <millrace/pool_entries.hpp>
@@ -112,8 +111,8 @@ class ThreadPoolCore : public PoolCore {
   /// Terminates the pool and waits until its threads have left.
   virtual void retire() noexcept = 0;
   /// Makes the threads; each calls what `initializer` returns, on its own, first.
-  static std::shared_ptr<ThreadPoolCore> make(const PoolOptions& options,
-                                              std::function<std::function<void()>()> initializer);
+  static Ref<ThreadPoolCore> make(const PoolOptions& options,
+                                  std::function<std::function<void()>()> initializer);
 };
 
 template <class F>

@@ -1,8 +1,9 @@
 // How long a blocking call may wait. One type for every timeout in the library.
 #pragma once
 
-#include <chrono>
+#include <cstdint>
 #include <limits>
+#include <millrace/light_std.hpp>
 #include <optional>
 
 namespace millrace {

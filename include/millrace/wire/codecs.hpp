@@ -128,14 +128,15 @@ struct Codec<T, Kind::optional> {
   }
 };
 
-template <class... A>
-struct Codec<std::variant<A...>, Kind::variant> {
-  using T = std::variant<A...>;
+// Written against the interface of std::variant, so that only those who use it include its header.
+template <template <class...> class List, class... A>
+struct Codec<List<A...>, Kind::variant> {
+  using T = List<A...>;
 
   static void encode(Writer& out, const T& value) {
     out.put(static_cast<std::uint32_t>(value.index()));  // a valueless one has an index of its own
     if (!value.valueless_by_exception()) {
-      std::visit([&out](const auto& each) { put_value(out, each); }, value);
+      visit([&out](const auto& each) { put_value(out, each); }, value);
     }
   }
   static T decode(Reader& in) {
@@ -146,9 +147,8 @@ struct Codec<std::variant<A...>, Kind::variant> {
   template <std::size_t... I>
   static T decode_at(Reader& in, std::uint32_t index, std::index_sequence<I...>) {
     using Decode = T (*)(Reader&);
-    static constexpr Decode kDecode[] = {[](Reader& from) {
-      return T(std::in_place_index<I>, take_value<std::variant_alternative_t<I, T>>(from));
-    }...};
+    static constexpr Decode kDecode[] = {
+        [](Reader& from) { return T(std::in_place_index<I>, take_value<A>(from)); }...};
     if (index >= sizeof...(A)) throw_corrupt("a variant's alternative");
     return kDecode[index](in);
   }

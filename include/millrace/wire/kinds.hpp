@@ -14,7 +14,6 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
-#include <variant>
 
 namespace millrace::wire {
 
@@ -107,10 +106,6 @@ inline constexpr bool kIsOptional = false;
 template <class T>
 inline constexpr bool kIsOptional<std::optional<T>> = true;
 template <class T>
-inline constexpr bool kIsVariant = false;
-template <class... T>
-inline constexpr bool kIsVariant<std::variant<T...>> = true;
-template <class T>
 inline constexpr bool kIsTuple = false;
 template <class... T>
 inline constexpr bool kIsTuple<std::tuple<T...>> = true;
@@ -125,6 +120,15 @@ inline constexpr bool kIsList = false;
 template <class T>
 inline constexpr bool kIsList<std::initializer_list<T>> = true;
 
+template <class T>
+inline constexpr bool kIsListOfTypes = false;
+template <template <class...> class List, class... A>
+inline constexpr bool kIsListOfTypes<List<A...>> = true;
+template <class T>
+concept Variant = kIsListOfTypes<T> && std::is_class_v<T> && requires(const T& v) {
+  { v.index() } -> std::same_as<std::size_t>;
+  { v.valueless_by_exception() } -> std::same_as<bool>;
+};
 template <class T>
 concept StdArray = std::is_class_v<T> && requires(T& v) {
   std::tuple_size<T>::value;
@@ -278,7 +282,7 @@ consteval Kind native_kind() {
     return Kind::tuple;
   } else if constexpr (kIsOptional<T>) {
     return Kind::optional;
-  } else if constexpr (kIsVariant<T>) {
+  } else if constexpr (Variant<T>) {
     return Kind::variant;
   } else {
     return kind_by_shape<T>();

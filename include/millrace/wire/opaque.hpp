@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <millrace/wire/codecs.hpp>
 #include <millrace/wire/padding.hpp>
 #include <new>
@@ -45,7 +44,7 @@ F* copy_to_block(const F& callable) {
     copy = ::new (block) F(callable);
     check_words(*copy);
   } catch (...) {
-    if (copy != nullptr) std::destroy_at(copy);
+    if (copy != nullptr) copy->~F();
     runtime::arena_deallocate(block);
     throw;
   }
@@ -54,7 +53,7 @@ F* copy_to_block(const F& callable) {
 
 template <class F>
 void destroy_block(F* copy) noexcept {
-  std::destroy_at(copy);
+  copy->~F();
   runtime::arena_deallocate(copy);
 }
 

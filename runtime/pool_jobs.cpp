@@ -1,0 +1,228 @@
+// The jobs that move bytes instead of encoded items, and what all jobs of a pool share.
+#include <cstring>
+#include <exception>
+#include <millrace/bulk_jobs.hpp>
+#include <millrace/job.hpp>
+#include <millrace/pool_jobs.hpp>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace millrace::runtime {
+namespace {
+
+/// How much of a bulk input travels at once: it stays in the second-level cache on its way.
+constexpr std::uint64_t kBulkBytes = 120 * 1024;
+
+/// Cuts chunks into pieces of `widest` items at most.
+class BulkCutter {
+ public:
+  BulkCutter(std::uint64_t size, std::uint64_t widest, Chunker chunker) noexcept
+      : size_(size), widest_(larger(1, widest)), chunker_(chunker) {}
+  [[nodiscard]] std::uint64_t widest() const noexcept { return widest_; }
+  Piece next() noexcept {
+    if (chunk_end_ == next_) chunk_end_ += chunker_.next(size_ - next_);
+    const Piece piece{.first = next_,
+                      .count = smaller(chunk_end_ - next_, widest_),
+                      .starts_chunk = chunk_begin_ == next_};
+    next_ += piece.count;
+    if (next_ == chunk_end_) chunk_begin_ = next_;
+    return piece;
+  }
+
+ private:
+  std::uint64_t size_;
+  std::uint64_t widest_;
+  Chunker chunker_;
+  std::uint64_t next_ = 0;
+  std::uint64_t chunk_begin_ = 0;
+  std::uint64_t chunk_end_ = 0;
+};
+
+class BulkMapJob final : public ErrorJob {
+ public:
+  BulkMapJob(JobSettings&& settings, const BulkMap& map, Chunker chunker)
+      : ErrorJob(std::move(settings)),
+        map_(map),
+        items_(static_cast<const std::byte*>(map.items)),
+        in_place_(in_arena(map.items, map.size * map.item_bytes)),
+        cutter_(map.size, kBulkBytes / larger(map.item_bytes, map.result_bytes), chunker) {
+    settings_.copied = !in_place_;
+  }
+
+  Piece feed(wire::Writer& out) override {
+    const Piece piece = skip();
+    if (piece.count == 0) return piece;
+    const std::byte* from = items_ + piece.first * map_.item_bytes;
+    out.put(piece.count);
+    if (in_place_) {
+      out.put(reinterpret_cast<std::uint64_t>(from));
+    } else {
+      out.write(from, piece.count * map_.item_bytes);
+    }
+    return piece;
+  }
+  Piece skip() override { return cutter_.next(); }
+  std::size_t reply_bytes(const Piece& piece) const override {
+    return piece.count * map_.result_bytes;
+  }
+  void deliver(const Piece& piece, wire::Reader& reply, const PieceReport&) override {
+    if (map_.append == nullptr || error_) return;
+    const std::size_t size = piece.count * map_.result_bytes;
+    const std::byte* bytes = reply.skip(size);
+    if (piece.first != appended_) {
+      later_.put(piece.first, std::vector<std::byte>(bytes, bytes + size));
+      return;
+    }
+    append(bytes, piece.count);
+    while (const auto part = later_.take(appended_)) {
+      append(part->data(), part->size() / map_.result_bytes);
+    }
+  }
+
+ private:
+  void append(const std::byte* bytes, std::uint64_t count) {
+    map_.append(map_.results, bytes, count);
+    appended_ += count;
+  }
+
+  BulkMap map_;
+  const std::byte* items_;
+  bool in_place_;
+  BulkCutter cutter_;
+  std::uint64_t appended_ = 0;
+  EarlyParts<std::vector<std::byte>> later_;
+};
+
+/// map_into between arrays in the parent's private memory. The parent copies most pieces through
+/// shared memory, which keeps one worker busy for a fraction of the time; where workers can reach
+/// the parent's memory by themselves, every kPullEvery-th piece is theirs to fetch and to put back.
+class BulkIntoJob final : public ErrorJob {
+ public:
+  /// `pull`: workers can reach the parent's private memory.
+  BulkIntoJob(JobSettings&& settings, const BulkInto& map, Chunker chunker, bool pull)
+      : ErrorJob(std::move(settings)),
+        map_(map),
+        items_(static_cast<const std::byte*>(map.items)),
+        results_(static_cast<std::byte*>(map.results)),
+        cutter_(map.size, kBulkBytes / larger(map.item_bytes, map.result_bytes), chunker),
+        pull_(pull) {
+    settings_.writes_back = pull_;
+    settings_.copied = true;
+  }
+
+  Piece feed(wire::Writer& out) override {
+    const Piece piece = skip();
+    if (piece.count == 0) return piece;
+    out.put(piece.count);
+    const bool pulled = pull_ && piece.first / cutter_.widest() % kPullEvery == kPullEvery - 1;
+    const std::byte* from = items_ + piece.first * map_.item_bytes;
+    out.put(pulled ? reinterpret_cast<std::uint64_t>(from) : std::uint64_t{0});
+    if (pulled) {
+      out.put(reinterpret_cast<std::uint64_t>(results_ + piece.first * map_.result_bytes));
+    } else {
+      out.write(from, piece.count * map_.item_bytes);
+    }
+    return piece;
+  }
+  Piece skip() override { return cutter_.next(); }
+  std::size_t reply_bytes(const Piece& piece) const override {
+    return piece.count * map_.result_bytes;
+  }
+  void deliver(const Piece& piece, wire::Reader& reply, const PieceReport&) override {
+    if (reply.remaining() == 0) return;  // the worker has put the results where they belong
+    const std::size_t size = piece.count * map_.result_bytes;
+    std::memcpy(results_ + piece.first * map_.result_bytes, reply.skip(size), size);
+  }
+
+ private:
+  static constexpr std::uint64_t kPullEvery = 5;
+
+  BulkInto map_;
+  const std::byte* items_;
+  std::byte* results_;
+  BulkCutter cutter_;
+  bool pull_;
+};
+
+// FNV-1a.
+std::uint64_t hash_of(std::string_view text) noexcept {
+  std::uint64_t hash = 0xcbf29ce484222325U;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
+  return hash;
+}
+
+}  // namespace
+
+JobContext::~JobContext() { writer_.revert(0); }
+
+void ErrorJob::fail(const Piece&, const std::exception_ptr& error) {
+  if (!error_) error_ = error;
+}
+
+void ErrorJob::finished() {
+  prepare();
+  try {
+    if (!error_) {
+      call_back();
+    } else if (error_callback) {
+      error_callback(error_);
+    }
+  } catch (...) {
+    log_callback_failure(error_ ? "error_callback" : "callback");
+  }
+}
+
+void run_job(PoolCore& core, const Ref<ErrorJob>& job, const Ref<JobContext>& context) {
+  submit_job(core, job, context);
+  wait_for_job(core, *job);
+}
+
+void submit_job(PoolCore& core, const Ref<Job>& job, const Ref<JobContext>& context) {
+  job->keep_alive(context);
+  core.submit(job, context ? context->bytes() : std::span<const std::byte>());
+}
+
+void wait_for_job(PoolCore& core, ErrorJob& job) {
+  core.wait(job, {});
+  if (job.error()) std::rethrow_exception(job.error());
+}
+
+JobSettings job_settings(const MapWishes& wishes, const EntryPoint& entry) {
+  JobSettings made{.entry = entry.id,
+                   .timeout = wishes.timeout,
+                   .retries = wishes.retries,
+                   .priority = wishes.priority,
+                   .progress = wishes.progress,
+                   .joblog = wishes.joblog,
+                   .resume = wishes.resume};
+  if (!wishes.joblog.empty()) made.signature = hash_of(entry.spelling);
+  return made;
+}
+
+MapPlan plan_map(const PoolCore& core, const MapWishes& wishes, const EntryPoint& entry,
+                 std::uint64_t size) {
+  core.check_running();
+  const int workers = core.workers();
+  const std::uint64_t chunk =
+      chunk_of(wishes.chunksize, size, workers, default_chunk(size, workers));
+  const bool guided = wishes.chunksize.guided();
+  MapPlan plan{job_settings(wishes, entry), chunk, Chunker(chunk, guided, workers)};
+  plan.settings.total = size;
+  plan.settings.chunk = guided ? std::uint64_t{1} << 63 | static_cast<unsigned>(workers) : chunk;
+  return plan;
+}
+
+void run_bulk_map(PoolCore& core, const BulkMap& map, MapPlan&& plan,
+                  const Ref<JobContext>& context) {
+  run_job(core, make_ref<BulkMapJob>(std::move(plan.settings), map, plan.chunker), context);
+}
+
+void run_bulk_into(PoolCore& core, const BulkInto& map, MapPlan&& plan,
+                   const Ref<JobContext>& context) {
+  const bool pull = core.reaches_private_memory();
+  run_job(core, make_ref<BulkIntoJob>(std::move(plan.settings), map, plan.chunker, pull), context);
+}
+
+}  // namespace millrace::runtime
