@@ -88,7 +88,7 @@ TEST_F(ShareableListTest, ListsAreNamedAttachedAndSentH08) {
   const std::string name = own_name("list");
   const mp::ShareableList list({1, 2}, {.name = name});
   EXPECT_EQ(error_of([&] { mp::ShareableList({1}, {.name = name}); }, name), EEXIST);
-  EXPECT_EQ(error_of([] { mp::ShareableList::attach("no_such_list"); }, "no_such_list"), ENOENT);
+  EXPECT_EQ(error_of([] { (void)mp::ShareableList::attach("no_such_list"); }, "no_such_list"), ENOENT);
   mp::Pool pool(1);
   EXPECT_EQ(pool.apply(
                 [](const mp::ShareableList& l) {
@@ -107,10 +107,10 @@ TEST_F(ShareableListTest, ListsAreNamedAttachedAndSentH08) {
 TEST_F(ShareableListTest, WhatIsNoListIsCorruptH08) {
   const mp::SharedMemory memory({.create = true, .size = 64});
   memory.buf<std::uint64_t>()[0] = 1000;
-  EXPECT_THROW(mp::ShareableList::attach(memory.name()), mp::Corrupt);
+  EXPECT_THROW((void)mp::ShareableList::attach(memory.name()), mp::Corrupt);
   memory.buf<std::uint64_t>()[0] = 1;
   memory.buf<std::uint64_t>()[2] = ~std::uint64_t{7};
-  EXPECT_THROW(mp::ShareableList::attach(memory.name()), mp::Corrupt);
+  EXPECT_THROW((void)mp::ShareableList::attach(memory.name()), mp::Corrupt);
   memory.unlink();
 }
 
