@@ -12,6 +12,7 @@
 #include <memory>
 #include <millrace/affinity.hpp>
 #include <millrace/arena.hpp>
+#include <millrace/connection.hpp>
 #include <millrace/context.hpp>
 #include <millrace/dummy.hpp>
 #include <millrace/errors.hpp>

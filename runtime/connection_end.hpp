@@ -1,0 +1,160 @@
+// What is behind a Connection in this process: one end of a channel of frames.
+//
+// A Connection (include/millrace/connection.hpp) is a handle; whatever moves its data implements
+// ConnectionEnd: PipeEnd over rings in the arena, SocketEnd over a socket. An end lives while this
+// process has handles that were not closed. All calls may come from several threads at once, and
+// close() in the middle of others.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <millrace/connection.hpp>
+#include <millrace/timeout.hpp>
+#include <optional>
+#include <span>
+
+namespace millrace::runtime {
+
+/// What a frame holds. On an end that speaks Python's wire all are `bytes`.
+enum class FrameKind : std::uint32_t {
+  bytes,  ///< send_bytes()
+  value   ///< a ValueHead and an encoded value
+};
+
+/// A frame is sent as the concatenation of parts.
+using FramePart = std::span<const std::byte>;
+
+/// Memory for one frame that is received; small ones lie inside. Contents are not initialised.
+class FrameBuffer {
+ public:
+  static constexpr std::size_t kInside = 256;
+
+  FrameBuffer() noexcept = default;
+  FrameBuffer(const FrameBuffer&) = delete;
+  FrameBuffer& operator=(const FrameBuffer&) = delete;
+
+  /// Room for a frame of `bytes`; what it held is lost. Throws std::bad_alloc.
+  std::byte* resize(std::size_t bytes) {
+    if (bytes > kInside && bytes > capacity_) {
+      heap_.reset();
+      heap_.reset(new std::byte[bytes]);
+      capacity_ = bytes;
+    }
+    size_ = bytes;
+    return data();
+  }
+  /// Cuts the end off.
+  void truncate(std::size_t bytes) noexcept { size_ = bytes < size_ ? bytes : size_; }
+  [[nodiscard]] std::byte* data() noexcept { return size_ > kInside ? heap_.get() : inside_; }
+  [[nodiscard]] const std::byte* data() const noexcept {
+    return size_ > kInside ? heap_.get() : inside_;
+  }
+  [[nodiscard]] std::size_t size() const noexcept { return size_; }
+
+ private:
+  std::size_t size_ = 0;
+  std::size_t capacity_ = 0;
+  std::unique_ptr<std::byte[]> heap_;
+  alignas(16) std::byte inside_[kInside];
+};
+
+class ConnectionEnd {
+ public:
+  ConnectionEnd(bool readable, bool writable) noexcept : readable_(readable), writable_(writable) {}
+  ConnectionEnd(const ConnectionEnd&) = delete;
+  ConnectionEnd& operator=(const ConnectionEnd&) = delete;
+  /// Implementations call close() in their own destructor.
+  virtual ~ConnectionEnd() = default;
+
+  /// Values travel as pickles, in frames of kind `bytes`: the peer may be CPython.
+  [[nodiscard]] virtual bool python_wire() const noexcept = 0;
+
+  /// Sends one frame, whole or not at all as far as the peer can tell. Blocks while there is no
+  /// room. Throws std::system_error (EPIPE) when the peer is gone, KeyboardInterrupt.
+  virtual void send(FrameKind kind, std::span<const FramePart> parts) = 0;
+  /// Waits for a frame and takes it. Throws EOFError when the peer is gone and nothing is left,
+  /// std::system_error when it ended inside a frame, or when the frame is longer than `maxlength`
+  /// ("bad message length"; call refuse_rest() first), KeyboardInterrupt.
+  virtual FrameKind receive(FrameBuffer& frame, std::size_t maxlength) = 0;
+  /// Takes a frame into `room` and returns its size; one that does not fit goes to `rest`, whole.
+  virtual std::size_t receive_into(std::span<std::byte> room, FrameBuffer& rest);
+  /// True when a frame, or the end, is there within `timeout`.
+  virtual bool poll(Timeout timeout) = 0;
+  /// For the user's own poll: readable while receive() would find something.
+  virtual int fileno() = 0;
+  /// What a copy of the handle that leaves this process keeps, so that the end stays open and can
+  /// be opened elsewhere: a number for EndOps. Throws TypeError where that is impossible.
+  virtual std::uint64_t depart();
+
+  /// Once: no call works from here on, blocked ones end.
+  void close() noexcept {
+    // relaxed: the flag alone; what shut() does has its own order
+    if (!closed_.exchange(true, std::memory_order_relaxed)) shut();
+  }
+  [[nodiscard]] bool closed() const noexcept { return closed_.load(std::memory_order_relaxed); }
+  [[nodiscard]] bool readable() const noexcept { return readable_.load(std::memory_order_relaxed); }
+  [[nodiscard]] bool writable() const noexcept { return writable_; }
+
+  // Each throws std::system_error (EBADF) with Python's text.
+  void check_open() const;
+  void check_readable() const;
+  void check_writable() const;
+
+ protected:
+  /// What close() does, once; other calls may be under way.
+  virtual void shut() noexcept = 0;
+  /// After a frame that was too long: the reading side is over; one that could only read is closed.
+  void refuse_rest() noexcept;
+
+ private:
+  std::atomic<bool> closed_{false};   // only ever set
+  std::atomic<bool> readable_{true};  // only ever cleared
+  const bool writable_;
+};
+
+// Python's errors of an end.
+[[noreturn]] void throw_handle_closed();
+[[noreturn]] void throw_end_of_file();         // EOFError
+[[noreturn]] void throw_end_inside_message();  // std::system_error
+[[noreturn]] void throw_bad_message_length();  // std::system_error
+[[noreturn]] void throw_broken_pipe();         // EPIPE
+
+/// Which implementation an end has, in every process.
+enum class EndKind : std::uint32_t {
+  local,  ///< stays in its process
+  pipe,
+  socket
+};
+
+/// A Connection's object in the arena, which all its copies refer to. Written when it is made.
+struct ConnectionObject {
+  std::uint64_t body;  ///< a reference to what the kind needs (ObjectRequest::links), or 0
+  EndKind kind;
+  std::uint32_t side;
+  bool readable;
+  bool writable;
+};
+
+/// How ends of one kind come to other processes. `kept` is what depart() gave; it stays valid, and
+/// may be used again, until drop().
+struct EndOps {
+  std::unique_ptr<ConnectionEnd> (*open)(const ConnectionObject& object, std::uint64_t kept);
+  std::uint64_t (*duplicate)(const ConnectionObject& object, std::uint64_t kept);
+  void (*drop)(const ConnectionObject& object, std::uint64_t kept) noexcept;
+};
+/// Of `pipe` and `socket`. The library's own static initialisers call it.
+void set_end_ops(EndKind kind, const EndOps& ops) noexcept;
+
+/// The first handle to an end.
+Connection make_connection(std::unique_ptr<ConnectionEnd> end, EndKind kind = EndKind::local);
+/// The same for an object that exists.
+Connection make_connection(std::unique_ptr<ConnectionEnd> end, shm::ObjectRef object);
+/// The end behind a handle; std::system_error (EBADF) once it is closed.
+ConnectionEnd& end_of(const Connection& connection);
+
+/// Closes all connections of this process, which is about to end.
+void close_connections() noexcept;
+
+}  // namespace millrace::runtime
