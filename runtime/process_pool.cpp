@@ -28,7 +28,7 @@
 
 namespace millrace::runtime {
 
-Ref<PoolCore> PoolCore::make(const PoolOptions& options, std::function<void()> initializer) {
+Ref<PoolCore> PoolCore::make(const PoolOptions& options, Ref<Initializer> initializer) {
   if (options.processes && *options.processes < 1) {
     throw ValueError("Number of processes must be at least 1, not " +
                      std::to_string(*options.processes));
@@ -79,7 +79,7 @@ std::pair<std::string, int> take_names(int count) {
 ProcessPool::Lane::Lane(int os_node, TaskRing* where)
     : ring(where), node(os_node), cache(placement_on(os_node)), tickets(kTaskSlots) {}
 
-ProcessPool::ProcessPool(const PoolOptions& options, std::function<void()> initializer)
+ProcessPool::ProcessPool(const PoolOptions& options, Ref<Initializer> initializer)
     : owner_pid_(own_pid()) {
   plan_workers(options);
   plan_.initializer = std::move(initializer);

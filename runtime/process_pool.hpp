@@ -44,7 +44,7 @@ namespace millrace::runtime {
 
 class ProcessPool final : public PoolCore {
  public:
-  ProcessPool(const PoolOptions& options, std::function<void()> initializer);
+  ProcessPool(const PoolOptions& options, Ref<Initializer> initializer);
   ~ProcessPool() override;
 
   void submit(Ref<Job> job, std::span<const std::byte> context) override;

@@ -43,7 +43,7 @@ int Worker::run() {
   // REACH: tried once; every worker finds the same.
   // REACH parent: worker.cpp writes, process_pool.cpp reads
   pool_.reach.store(probe_parent_memory(plan_.probe) ? 1 : 2, std::memory_order_release);
-  if (plan_.initializer) plan_.initializer();
+  if (plan_.initializer) plan_.initializer->call();
   set_idle_bit(false);
   pool_.readied.fetch_add(1, std::memory_order_relaxed);            // ordered by READY
   slot_.phase.store(WorkerPhase::busy, std::memory_order_release);  // READY: see the zygote

@@ -15,8 +15,9 @@
 
 #include <sys/types.h>
 
-#include <functional>
 #include <memory>
+#include <millrace/job.hpp>
+#include <millrace/ref.hpp>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -40,7 +41,7 @@ struct PoolPlan {
   const void* probe = nullptr;                  ///< a word of the parent's private memory
   bool apply_binding = true;                    ///< false on a substituted topology
   bool report_bindings = false;
-  std::function<void()> initializer{};
+  Ref<Initializer> initializer{};
   ParentIdentity parent{};    ///< of the workers, as they see it
   std::string name_prefix{};  ///< "ForkPoolWorker-"
   int first_number = 1;

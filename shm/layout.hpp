@@ -53,7 +53,14 @@ inline constexpr ProcessId kNobody = 0;
 /// Words in the header for the layers above; which word means what is listed here so that two of
 /// them cannot pick the same one.
 struct ArenaRoot {
-  enum Slot : std::size_t { kTopologyXml, kTopologyXmlBytes, kFunctionTable, kRuntime, kUser = 32 };
+  enum Slot : std::size_t {
+    kTopologyXml,
+    kTopologyXmlBytes,
+    kFunctionTable,
+    kRuntime,
+    kForkServer,
+    kUser = 32
+  };
   std::atomic<std::uint64_t> word[64];
 };
 

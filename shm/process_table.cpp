@@ -151,6 +151,23 @@ void ProcessTable::cancel(ProcessId id) noexcept {
                                      std::memory_order_relaxed);
 }
 
+// DEAD, not FREE: a child between its look at the word and its CAS may still write its pid.
+bool ProcessTable::revoke(ProcessId id) noexcept {
+  Entry& entry = entries_[index_of(id)];
+  std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
+  Word w = unpack(seen);
+  if (w.generation != generation_of(id) || w.state != State::kReserved) return false;
+  w.state = State::kDying;
+  w.actor = 0;
+  // PUBLISH death: see mark_dead(); against PUBLISH entry in make_alive(), one of the two CAS wins
+  if (!entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_acq_rel,
+                                          std::memory_order_relaxed)) {
+    return false;
+  }
+  complete_death(entry, pack(w));
+  return true;
+}
+
 void ProcessTable::complete_death(const Entry& entry, std::uint64_t seen) const noexcept {
   // COUNT death: release orders the death before the count that readers rescan by. The count goes
   // first: killed in between, the next reader of DYING raises it once more, which costs a rescan.

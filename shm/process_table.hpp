@@ -47,6 +47,9 @@ class ProcessTable {
   void adopt(ProcessId id) noexcept;
   /// Gives a reservation back: the fork failed.
   void cancel(ProcessId id) noexcept;
+  /// Takes a reservation back from a child that may be about to adopt it: true when it came too
+  /// late to, and is dead as far as the table goes; false when it has adopted (or has ended).
+  bool revoke(ProcessId id) noexcept;
 
   /// True once the process's death is established; true for ids of an older generation too.
   /// Memory ordering: acquire of the death.

@@ -1,7 +1,9 @@
 // Start methods and the contexts that bind one. Python: multiprocessing.context.
 #pragma once
 
+#include <concepts>
 #include <millrace/logging.hpp>
+#include <millrace/pool.hpp>
 #include <millrace/process.hpp>
 #include <millrace/sharedctypes.hpp>
 #include <millrace/synchronize.hpp>
@@ -40,6 +42,19 @@ class Context {
   [[nodiscard]] millrace::Process Process(ProcessOptions options, F&& f, Args&&... args) const {
     options.context = this;
     return millrace::Process(options, std::forward<F>(f), std::forward<Args>(args)...);
+  }
+
+  /// A Pool whose workers start by this method, named "ForkPoolWorker-1" by its method.
+  [[nodiscard]] millrace::Pool Pool() const { return Pool(PoolOptions{}); }
+  template <class... A>
+  [[nodiscard]] millrace::Pool Pool(std::integral auto processes, A&&... initializer) const {
+    const int workers = std::in_range<int>(processes) ? static_cast<int>(processes) : -1;
+    return Pool(PoolOptions{.processes = workers}, std::forward<A>(initializer)...);
+  }
+  template <class... A>
+  [[nodiscard]] millrace::Pool Pool(PoolOptions options, A&&... initializer) const {
+    options.context = this;
+    return millrace::Pool(options, std::forward<A>(initializer)...);
   }
 
   // What works the same under every start method.
@@ -138,8 +153,8 @@ class Context {
 
 /// The default context, whose method is fixed by this call, as by starting a process.
 Context& get_context();
-/// The context of a method: "fork", "spawn". ValueError: "cannot find context for '...'", for
-/// "forkserver" too. Python: C05.
+/// The context of a method: "fork", "spawn", "forkserver". ValueError: "cannot find context for
+/// '...'". Python: C05.
 Context& get_context(std::string_view method);
 /// Fixes the default method. std::runtime_error when it is fixed and not forced; ValueError for one
 /// that does not exist. std::nullopt with force: not fixed any more.
@@ -159,7 +174,8 @@ int usable_cpu_count();
 /// The program that start methods other than fork execute instead of this one. What it is sent has
 /// to be in it as well, which is so for functions in a shared library. Python: C08.
 void set_executable(std::string path);
-/// Libraries that a fork server loads before it forks. Those that cannot be loaded are ignored.
+/// Libraries that a fork server loads before it forks, from the next one that is started on. Those
+/// that cannot be loaded are ignored. Python: C10.
 void set_forkserver_preload(std::vector<std::string> libraries);
 
 }  // namespace millrace

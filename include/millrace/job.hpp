@@ -69,6 +69,18 @@ struct JobSettings {
   bool resume = false;
 };
 
+/// What every worker of a pool runs first. Workers inherit it, or it is sent to their zygote.
+class Initializer : public Counted {
+ public:
+  /// Makes one from what encode() wrote.
+  using Decode = Ref<Initializer> (*)(wire::Reader&);
+
+  virtual void call() = 0;
+  /// Appends callable and arguments. Returns the id of their Decode. Throws what their serialize()
+  /// throws, TypeError for a callable that holds a private address.
+  virtual FunctionId encode(wire::Writer& out) const = 0;
+};
+
 /// A job: an input that is fed piece by piece, and results that are delivered piece by piece. The
 /// core calls the virtual functions with its lock held, except `read` and `finished`.
 class Job : public Counted {
@@ -190,8 +202,8 @@ class PoolCore : public Counted {
   [[nodiscard]] virtual std::vector<WorkerStats> stats() const = 0;
   [[nodiscard]] virtual std::string repr() const = 0;
 
-  /// A pool of processes. `initializer` runs first in every worker.
-  static Ref<PoolCore> make(const PoolOptions& options, std::function<void()> initializer);
+  /// A pool of processes. `initializer` runs first in every worker; null: nothing does.
+  static Ref<PoolCore> make(const PoolOptions& options, Ref<Initializer> initializer);
   /// The same with nothing but a number of workers asked for.
   static Ref<PoolCore> make(int workers);
 };

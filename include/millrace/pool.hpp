@@ -90,13 +90,11 @@ class Pool : public runtime::PoolCalls<Pool> {
     return std::in_range<int>(value) ? static_cast<int>(value) : (value < 0 ? -1 : 1 << 30);
   }
   template <class F, class... A>
-  static std::function<void()> initializer(F&& init, A&&... arguments) {
+  static runtime::Ref<runtime::Initializer> initializer(F&& init, A&&... arguments) {
     static_assert(wire::CallableWith<std::decay_t<F>, wire::travel_t<A>...>,
                   "millrace: the initializer cannot be called with the arguments given");
-    return [init = std::decay_t<F>(std::forward<F>(init)),
-            arguments = std::tuple<wire::travel_t<A>...>(std::forward<A>(arguments)...)]() mutable {
-      std::apply([&init](auto&... each) { (void)wire::call(init, each...); }, arguments);
-    };
+    return runtime::make_ref<runtime::StoredInitializer<std::decay_t<F>, wire::travel_t<A>...>>(
+        std::in_place, std::forward<F>(init), std::forward<A>(arguments)...);
   }
 
   // ValueError for a pool that was moved from.

@@ -21,6 +21,32 @@
 
 namespace millrace::runtime {
 
+/// An initializer with its arguments.
+template <class F, class... A>
+class StoredInitializer final : public Initializer {
+ public:
+  template <class G, class... B>
+  explicit StoredInitializer(std::in_place_t, G&& f, B&&... arguments)
+      : f_(std::forward<G>(f)), arguments_(std::forward<B>(arguments)...) {}
+  // Braces: the members are taken in the order in which encode() put them.
+  explicit StoredInitializer(wire::Reader& in)
+      : f_(wire::take_callable<F>(in)), arguments_{wire::decode<A>(in)...} {}
+
+  void call() override { (void)wire::call_tuple(f_, arguments_); }
+  FunctionId encode(wire::Writer& out) const override {
+    wire::put_callable(out, f_);
+    out.end_session();
+    std::apply([&](const A&... each) { (wire::encode(out, each), ...); }, arguments_);
+    return id_of<&decode>();
+  }
+
+ private:
+  static Ref<Initializer> decode(wire::Reader& in) { return make_ref<StoredInitializer>(in); }
+
+  F f_;
+  std::tuple<A...> arguments_;
+};
+
 /// `void` as a value.
 template <class R>
 using Valued = std::conditional_t<std::is_void_v<R>, NoneType, R>;

@@ -80,7 +80,7 @@ struct PoolOptions {
   std::optional<int> processes{};           ///< workers; default usable_cpu_count()
   std::optional<int> maxtasksperchild{};    ///< tasks a worker runs before it is replaced
   std::optional<affinity::Binding> bind{};  ///< where workers run; see affinity.hpp
-  Context* context = nullptr;               ///< start method: fork; default the program's
+  const Context* context = nullptr;         ///< start method; default the program's
   int cores_per_worker = 1;                 ///< cores each worker is bound to
   std::string trace{};                      ///< file for a Chrome trace of all tasks
 };

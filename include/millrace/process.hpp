@@ -95,7 +95,7 @@ class ProcessHandle {
 };
 
 /// A child process that runs a callable, or, in a subclass, run(). Under fork it inherits callable
-/// and arguments as they are; under spawn they are sent to it, and a subclass needs
+/// and arguments as they are; under spawn and forkserver they are sent to it; a subclass needs
 /// MILLRACE_PROCESS. Move-only; destroying it neither ends the process nor waits for it: a
 /// normal exit of the program does. One thread at a time, but for join() and is_alive(), and
 /// handle(), which any thread may use. Python: multiprocessing.Process.
@@ -132,8 +132,8 @@ class Process {
   /// Makes the child. Once: AssertionError for a second time, for a process made elsewhere and for
   /// the child of a daemonic one; ValueError after close() or for a binding that cannot be
   /// understood; std::system_error when the system refuses. Drops callable and arguments here.
-  /// Under spawn also: TypeError for a callable, argument or subclass that cannot be sent, what a
-  /// serialize() throws; std::runtime_error in a spawned child that has not come to
+  /// Under spawn and forkserver also: TypeError for a callable, argument or subclass that cannot be
+  /// sent, what a serialize() throws; std::runtime_error in a spawned child that has not come to
   /// freeze_support() yet. Python: start(), P03, C02.
   void start();
   /// As ProcessHandle's.
@@ -214,9 +214,10 @@ class Finalize {
   std::shared_ptr<runtime::FinalizerEntry> entry_;
 };
 
-/// First line of main in programs that use spawn. Harmless in a process started by hand; one that
-/// spawn started runs its target here and ends with its exit code: it does not return. A spawned
-/// process that ends without coming here says so on stderr, with exit code 1. Python: C09.
+/// First line of main in programs that use spawn or forkserver. Harmless in a process started by
+/// hand; one that they started runs its target here and ends with its exit code: it does not
+/// return. A spawned process that ends without coming here says so on stderr, with exit code 1.
+/// Python: C09.
 void freeze_support(int argc, char** argv);
 
 namespace runtime {
@@ -276,8 +277,9 @@ bool declare_process() noexcept {
 }  // namespace millrace
 
 /// At namespace scope, for subclasses of Process that override run(): MILLRACE_PROCESS(Worker);
-/// Under fork the child has the object itself. Under spawn it makes one by the default constructor
-/// and fills it by serialize(), or save() and load(); a class with members needs these.
+/// Under fork the child has the object itself. Under spawn and forkserver it makes one by the
+/// default constructor and fills it by serialize(), or save() and load(); a class with members
+/// needs these.
 #define MILLRACE_PROCESS(...)                                                        \
   [[maybe_unused]] static const bool MILLRACE_JOIN(millrace_process_, __COUNTER__) = \
       ::millrace::runtime::declare_process<__VA_ARGS__>()

@@ -96,6 +96,22 @@ TEST(ProcessTable, CancelledReservationIsNoDeath) {
   EXPECT_EQ(table.deaths().load(), before);
 }
 
+TEST(ProcessTable, RevokedReservationCannotBeAdopted) {
+  ProcessTable& table = ProcessTable::instance();
+  const std::uint64_t deaths = table.deaths().load(std::memory_order_acquire);
+  const ProcessId id = table.reserve();
+  EXPECT_TRUE(table.revoke(id));
+  EXPECT_TRUE(table.is_dead(id));
+  EXPECT_GT(table.deaths().load(std::memory_order_acquire), deaths);
+  EXPECT_FALSE(table.revoke(id));
+  const ProcessId mine = self();
+  table.adopt(id);
+  EXPECT_EQ(self(), mine);
+  reap(id);
+  EXPECT_FALSE(table.revoke(mine));  // adopted: it lives
+  EXPECT_FALSE(table.is_dead(mine));
+}
+
 TEST(ProcessTable, LearnsOfAKilledProcessFromTheKernel) {
   ProcessTable& table = ProcessTable::instance();
   const ProcessId id = table.reserve();
