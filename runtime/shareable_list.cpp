@@ -303,7 +303,8 @@ ShareableList::Items ShareableList::elements_of(const Object& items) {
 }
 
 ShareableList ShareableList::attach(const std::string& name) {
-  ShareableList list{millrace::SharedMemory(SharedMemoryOptions{.name = name})};
+  // Not in braces: those would make a list of one item.
+  ShareableList list(SharedMemory(SharedMemoryOptions{.name = name}));
   const Layout checked(list.memory_);
   return list;
 }

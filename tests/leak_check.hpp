@@ -2,7 +2,6 @@
 // /dev/shm that was not there before. And programs run in a child, with what they print.
 #pragma once
 
-#include <dirent.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/wait.h>
@@ -17,30 +16,21 @@
 #include <string>
 #include <utility>
 
-namespace millrace::test {
+#include "tests/shared_folder.hpp"
 
-inline std::set<std::string> names_in(const char* folder) {
-  std::set<std::string> names;
-  DIR* dir = ::opendir(folder);
-  if (dir == nullptr) return names;
-  const std::string own = std::to_string(::dirfd(dir));
-  while (const dirent* entry = ::readdir(dir)) {
-    if (entry->d_name != own || std::string(folder) != "/proc/self/fd") names.insert(entry->d_name);
-  }
-  ::closedir(dir);
-  return names;
-}
+namespace millrace::test {
 
 class LeakCheck : public ::testing::Test {
  protected:
   void SetUp() override {
+    (void)have_own_shared_folder();
     // The arena and whatever else is made once per program.
     Process warm([] {});
     warm.start();
     ASSERT_TRUE(warm.join());
     warm.close();
     descriptors_ = names_in("/proc/self/fd");
-    shared_ = names_in("/dev/shm");
+    shared_ = own_segments();
   }
 
   void TearDown() override {
@@ -49,7 +39,7 @@ class LeakCheck : public ::testing::Test {
     EXPECT_EQ(::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT), -1);
     EXPECT_EQ(errno, ECHILD) << "a child is left";
     EXPECT_EQ(names_in("/proc/self/fd"), descriptors_);
-    EXPECT_EQ(names_in("/dev/shm"), shared_);
+    EXPECT_EQ(own_segments(), shared_);
   }
 
  private:

@@ -88,7 +88,8 @@ TEST_F(ShareableListTest, ListsAreNamedAttachedAndSentH08) {
   const std::string name = own_name("list");
   const mp::ShareableList list({1, 2}, {.name = name});
   EXPECT_EQ(error_of([&] { mp::ShareableList({1}, {.name = name}); }, name), EEXIST);
-  EXPECT_EQ(error_of([] { (void)mp::ShareableList::attach("no_such_list"); }, "no_such_list"), ENOENT);
+  const std::string none = own_name("none");
+  EXPECT_EQ(error_of([&] { (void)mp::ShareableList::attach(none); }, none), ENOENT);
   mp::Pool pool(1);
   EXPECT_EQ(pool.apply(
                 [](const mp::ShareableList& l) {
@@ -99,9 +100,9 @@ TEST_F(ShareableListTest, ListsAreNamedAttachedAndSentH08) {
             2);
   EXPECT_EQ(pool.apply([list] { return list[0].as<int>(); }), 10);
   list.shm().unlink();
-  const mp::ShareableList none({});
-  EXPECT_EQ(none.size(), 0U);
-  none.shm().unlink();
+  const mp::ShareableList empty({});
+  EXPECT_EQ(empty.size(), 0U);
+  empty.shm().unlink();
 }
 
 TEST_F(ShareableListTest, WhatIsNoListIsCorruptH08) {

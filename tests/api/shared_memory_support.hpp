@@ -18,9 +18,7 @@ inline bool exists(const std::string& name) {
 }
 
 /// A name that no other run of the tests uses.
-inline std::string own_name(const std::string& what) {
-  return "millrace_test_" + std::to_string(::getpid()) + "_" + what;
-}
+inline std::string own_name(const std::string& what) { return own_prefix() + what; }
 
 /// The errno of the system_error that `call` throws, which must name `name`; 0 when it throws none.
 template <class Call>

@@ -78,7 +78,7 @@ class Subreaper {
 TEST(PoolProcesses, NoneOutlivesTheirProgram) {
   std::mt19937_64 random(stress::seed());
   const Subreaper subreaper;
-  const auto shm_before = stress::Remains::list("/dev/shm", false);
+  const auto shm_before = test::own_segments();
   const long programs = stress::scaled(20, 200);
   std::vector<double> ms;
   for (long round = 0; round < programs; ++round) {
@@ -97,7 +97,7 @@ TEST(PoolProcesses, NoneOutlivesTheirProgram) {
     ASSERT_TRUE(Subreaper::all_gone(20s)) << "round " << round;
     ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - killed).count());
   }
-  EXPECT_EQ(stress::Remains::list("/dev/shm", false), shm_before);
+  EXPECT_EQ(test::own_segments(), shm_before);
   std::printf("programs=%ld until the last process had gone: %s\n", programs,
               percentiles(ms).c_str());
   stress::watchdog(0);
@@ -137,7 +137,7 @@ TEST_F(PoolZygote, KilledTakesItsWorkersAlongAndIsReplaced) {
       }
     }
     EXPECT_EQ(waiting.get(), 42U);
-    EXPECT_EQ(pool.map(doubled, {1, 2, 3}), (std::vector<Index>{2, 4, 6}));
+    EXPECT_EQ(pool.map(doubled, {Index{1}, Index{2}, Index{3}}), (std::vector<Index>{2, 4, 6}));
   }
 }
 
@@ -231,7 +231,7 @@ TEST_F(PoolStopped, ContextOfACancelledJobStaysUntilItsWorkerIsDead) {
     EXPECT_GE(spans(), before + (std::size_t{8} << 20));
     ASSERT_TRUE(zygote.signal(SIGCONT));
   }
-  EXPECT_EQ(pool.map(doubled, {3}), (std::vector<Index>{6}));  // by another worker
+  EXPECT_EQ(pool.map(doubled, {Index{3}}), (std::vector<Index>{6}));  // by another worker
   EXPECT_EQ(spans(), before);
 }
 

@@ -32,6 +32,7 @@
 #include "shm/arena.hpp"
 #include "shm/process_table.hpp"
 #include "shm/signals.hpp"
+#include "tests/shared_folder.hpp"
 
 namespace millrace::stress {
 
@@ -158,7 +159,7 @@ inline bool kill_one(pid_t pid) { return Target(pid).signal(SIGKILL); }
 /// What a test may not leave behind. Taken before it begins and compared with what is there after.
 struct Remains {
   std::set<std::string> files;  ///< open descriptors and what they are
-  std::set<std::string> shm;    ///< /dev/shm
+  std::set<std::string> shm;    ///< segments
   std::size_t span_bytes = 0;
   std::size_t small_blocks = 0;
   std::uint64_t refused_frees = 0;
@@ -184,7 +185,7 @@ struct Remains {
   static Remains now() {
     const shm::ArenaUsage usage = shm::Arena::instance().usage();
     Remains remains{.files = list("/proc/self/fd", true),
-                    .shm = list("/dev/shm", false),
+                    .shm = test::own_segments(),
                     .span_bytes = usage.span_bytes - usage.slab_bytes,
                     .small_blocks = usage.small_blocks,
                     .refused_frees = usage.refused_frees};
