@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdlib>
 
+#include "shm/fork_hooks.hpp"
+
 namespace millrace::runtime {
 
 // Reached by fork() of any thread. Constant-initialised: a library's constructor may fork.
@@ -34,7 +36,10 @@ struct ForkHandlers {
 
   static void install() noexcept {
     // Failure means no memory while the program loads; going on would risk a deadlock later.
-    static const int installed = ::pthread_atfork(&prepare, &release, &child);
+    // The layer below comes first: handlers run last in, first out before a fork, so these locks
+    // are taken before that layer's, as every other thread takes them.
+    static const int installed =
+        (shm::install_fork_hooks(), ::pthread_atfork(&prepare, &release, &child));
     if (installed != 0) std::abort();
   }
 

@@ -1,5 +1,7 @@
 #include "sched/topology.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -17,10 +19,14 @@ struct SystemTopology {
   std::atomic<const Topology*> current{nullptr};  // written once under mutex, lives for ever
 };
 
-SystemTopology& system_topology() {
-  static SystemTopology instance;
-  return instance;
-}
+constinit SystemTopology instance;
+
+SystemTopology& system_topology() noexcept { return instance; }
+
+// A fork waits for a thread that reads the machine: the child would find the lock taken for ever.
+const int fork_waits =
+    ::pthread_atfork([] { instance.mutex.lock(); }, [] { instance.mutex.unlock(); },
+                     [] { instance.mutex.unlock(); });
 
 }  // namespace
 

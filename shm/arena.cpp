@@ -74,11 +74,6 @@ SpanTable::Memory span_memory(const ArenaFile& file, ArenaHeader& header) noexce
   return m;
 }
 
-std::mutex& creation() {
-  static std::mutex mutex;
-  return mutex;
-}
-
 // Small blocks are not placed one by one, but what fills pages of its own is.
 bool wants_spans(std::size_t bytes, const Placement& placement) {
   if (bytes > kMaxSmallBytes) return true;
@@ -99,14 +94,13 @@ Arena& Arena::install(const Mapping& mapping) {
   alignas(Arena) static std::byte place[sizeof(Arena)];
   auto* arena = new (place) Arena(mapping);  // never destroyed: static destructors may use it
   mapped_bytes_.store(mapping.file.size, std::memory_order_relaxed);
-  install_fork_hooks();
   // CREATE arena: release, arena.hpp
   current_.store(arena, std::memory_order_release);
   return *arena;
 }
 
 Arena& Arena::create() {
-  const std::lock_guard lock(creation());
+  const std::lock_guard lock(first_use());
   // CREATE arena: acquire, arena.hpp
   if (Arena* arena = current_.load(std::memory_order_acquire)) return *arena;
   const ArenaFile file = make_arena_file();
@@ -120,7 +114,7 @@ Arena& Arena::create() {
 }
 
 Arena& Arena::attach(int fd) {
-  const std::lock_guard lock(creation());
+  const std::lock_guard lock(first_use());
   // CREATE arena: acquire, arena.hpp
   if (current_.load(std::memory_order_acquire) != nullptr) {
     throw AssertionError("Arena::attach: this process has an arena already");

@@ -70,9 +70,8 @@ bool prepare_child() {
   return true;
 }
 
-void before_fork() noexcept {
-  forking.lock();
-  lock_heap();
+// Ends with the references locked, whether the child gets some or not.
+void lock_and_hand_down_references() noexcept {
   next_child = 0;
   const ProcessId me = this_process_id.load(std::memory_order_relaxed);
   try {
@@ -90,9 +89,17 @@ void before_fork() noexcept {
   lock_references();
 }
 
+void before_fork() noexcept {
+  forking.lock();
+  lock_heap();
+  lock_and_hand_down_references();
+  first_use().lock();  // last: who holds one of the others may use something for the first time
+}
+
 void after_fork_in_parent() noexcept {
   // fork() has no way to tell this handler that it failed but for the error it is about to return.
   if (next_child != 0 && (errno == EAGAIN || errno == ENOMEM)) children.back().doubtful = true;
+  first_use().unlock();
   unlock_references();
   unlock_heap();
   forking.unlock();
@@ -104,13 +111,21 @@ void after_fork_in_child() noexcept {
   this_process_id.store(0, std::memory_order_relaxed);
   forget_slab_position();
   forget_heap();
+  first_use().unlock();
   unlock_references();
   unlock_heap();
   forking.unlock();
   if (child != 0) ProcessTable::instance().adopt(child);
 }
 
+const bool installed_at_load = (install_fork_hooks(), true);
+
 }  // namespace
+
+std::mutex& first_use() noexcept {
+  static constinit std::mutex mutex;
+  return mutex;
+}
 
 void install_fork_hooks() {
   static std::once_flag once;

@@ -9,9 +9,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <millrace/errors.hpp>
+#include <mutex>
 #include <string>
 #include <system_error>
 
+#include "shm/fork_hooks.hpp"
 #include "shm/layout.hpp"
 #include "shm/memory_limits.hpp"
 
@@ -76,6 +78,7 @@ struct NodeList {
 };
 
 NodeList& node_list() {
+  const std::lock_guard lock(first_use());
   static NodeList list;
   return list;
 }
