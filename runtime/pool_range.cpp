@@ -19,7 +19,37 @@ constexpr std::uint64_t kWave = std::uint64_t{1} << 20;  // chunks whose words a
 
 ProcessPool::Range::~Range() {
   if (memory != nullptr) shm::Arena::instance().deallocate(memory);
+  for (std::byte* old : outgrown) shm::Arena::instance().deallocate(old);
   if (context != nullptr) shm::Arena::instance().deallocate(context);
+}
+
+void ProcessPool::Range::grow(std::uint64_t chunks, int lanes, int seats, bool occupied) {
+  const std::uint64_t room = std::max<std::uint64_t>(1024, std::bit_ceil(chunks));
+  const sched::RangeJob::Capacity size{room, lanes, seats};
+  if (occupied && memory != nullptr) outgrown.reserve(outgrown.size() + 1);
+  auto* fresh =
+      static_cast<std::byte*>(shm::Arena::instance().allocate(sched::RangeJob::bytes_for(size)));
+  if (memory != nullptr) {
+    if (occupied) {
+      outgrown.push_back(memory);
+    } else {
+      shm::Arena::instance().deallocate(memory);
+    }
+  }
+  memory = fresh;
+  job = sched::RangeJob::create(memory, size);
+  capacity = room;
+}
+
+// True while a worker may look into the memory of record `index`.
+bool ProcessPool::inside_record(int index) const {
+  const std::span slots(shared_->slots, static_cast<std::size_t>(shared_->workers));
+  return std::ranges::any_of(slots, [index](const WorkerSlot& slot) {
+    // ENTER record: worker.cpp announces, pool_range.cpp looks
+    return slot.range_entered.load(std::memory_order_acquire) ==
+               static_cast<std::uint32_t>(index) + 1 &&
+           slot.id.load(std::memory_order_relaxed) != 0;
+  });
 }
 
 // A record that is free, with room for `chunks`; waits while all are busy.
@@ -42,26 +72,10 @@ ProcessPool::Range* ProcessPool::take_record(Lock& lock, std::uint64_t chunks) {
       continue;
     }
     if (found->capacity < chunks) {
-      // Nobody is inside: every worker that entered has seen the job end, or is dead.
-      for (std::int32_t i = 0; i < shared_->workers; ++i) {
-        const WorkerSlot& slot = shared_->slots[i];
-        // ENTER record: worker.cpp announces, pool_range.cpp looks
-        while (slot.range_entered.load(std::memory_order_acquire) ==
-                   static_cast<std::uint32_t>(found->index) + 1 &&
-               slot.id.load(std::memory_order_relaxed) != 0) {
-          std::this_thread::yield();
-        }
-      }
-      const std::uint64_t capacity = std::max<std::uint64_t>(1024, std::bit_ceil(chunks));
-      const std::size_t bytes =
-          sched::RangeJob::bytes_for({capacity, static_cast<int>(lanes_.size()), shared_->workers});
-      auto* memory = static_cast<std::byte*>(shm::Arena::instance().allocate(bytes));
-      if (found->memory != nullptr) shm::Arena::instance().deallocate(found->memory);
-      found->memory = memory;
-      found->job = sched::RangeJob::create(
-          memory, {capacity, static_cast<int>(lanes_.size()), shared_->workers});
-      found->capacity = capacity;
-      shared_->records[found->index].job = found->job;
+      found->grow(chunks, static_cast<int>(lanes_.size()), shared_->workers,
+                  inside_record(found->index));
+      // relaxed: ENTER record orders it, as the generation that a worker looks at before it
+      shared_->records[found->index].job.store(found->job, std::memory_order_relaxed);
     }
     found->busy = true;
     return found;
@@ -201,9 +215,7 @@ bool ProcessPool::wait_or_cancel(Lock& lock, Range& range, RangeJobFront& front)
     range.failure = std::current_exception();
   }
   range.job->cancel_all(range.generation);
-  range.job->for_each_lost(range.generation, [this](std::uint64_t, std::uint32_t owner) {
-    if (owner != 0) kill_worker(owner);  // one that was dead already stands nowhere
-  });
+  kill_runners(range);
   wait_locked(lock, front, Clock::time_point::max());
   return false;
 }
@@ -216,7 +228,7 @@ void ProcessPool::run_range(const RangeCall& call) {
   Lock lock(mutex_);
   if (state_ != State::run) throw ValueError("Pool not running");
   if (broken_) std::rethrow_exception(broken_);
-  const std::uint64_t chunks = (call.last - call.first + call.chunk - 1) / call.chunk;
+  const std::uint64_t chunks = (call.last - call.first - 1) / call.chunk + 1;
   Range& range = *take_record(lock, std::min(chunks, kWave));
   range.call = call;
   range.failure = nullptr;
@@ -260,6 +272,13 @@ void ProcessPool::run_range(const RangeCall& call) {
   if (failure) std::rethrow_exception(failure);
 }
 
+// Ends the workers that run chunks which were taken back.
+void ProcessPool::kill_runners(const Range& range) {
+  range.job->for_each_lost(range.generation, [this](std::uint64_t, std::uint32_t owner) {
+    if (owner != 0) kill_worker(owner);  // one that was dead already stands nowhere
+  });
+}
+
 // The chunks that dead workers ran are lost, or free again.
 bool ProcessPool::repair_ranges(const std::vector<std::uint32_t>& dead) {
   bool any = false;
@@ -268,7 +287,8 @@ bool ProcessPool::repair_ranges(const std::vector<std::uint32_t>& dead) {
     for (const std::uint32_t worker : dead) {
       const auto report = [&](std::uint64_t chunk) {
         const std::uint64_t first = range->wave_first + chunk * range->call.chunk;
-        const std::uint64_t last = std::min(first + range->call.chunk, range->call.last) - 1;
+        const std::uint64_t left = range->call.last - first;
+        const std::uint64_t last = first + std::min(range->call.chunk, left) - 1;
         if (trace_) trace_loss(worker, {.first = first, .count = last - first + 1});
         if (!range->failure) range->failure = loss_of(worker, first, last);
       };
@@ -327,10 +347,7 @@ void ProcessPool::cancel_ranges(const std::exception_ptr& error) {
   for (const auto& range : ranges_) {
     if (!range->busy) continue;
     if (range->job->cancel_all(range->generation) != 0 && !range->failure) range->failure = error;
-    if (state_ == State::terminate) continue;  // every worker is being ended
-    range->job->for_each_lost(range->generation, [this](std::uint64_t, std::uint32_t owner) {
-      if (owner != 0) kill_worker(owner);
-    });
+    if (state_ != State::terminate) kill_runners(*range);  // else every worker is being ended
   }
 }
 

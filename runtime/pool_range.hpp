@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <vector>
 
 #include "runtime/process_pool.hpp"
 
@@ -17,10 +18,17 @@ struct ProcessPool::Range {
   Range& operator=(const Range&) = delete;
   ~Range();
 
+  /// Makes room for `chunks` chunks of a pool that has `seats` worker seats on `lanes` nodes.
+  /// `occupied`: a worker may still look into the present memory.
+  void grow(std::uint64_t chunks, int lanes, int seats, bool occupied);
+
   int index;
   bool busy = false;
   std::byte* memory = nullptr;  ///< of the sched::RangeJob
   std::uint64_t capacity = 0;   ///< chunks it was made for
+  /// Memory it grew out of while a worker that was stopped, or is slow to leave, stood inside. Each
+  /// is at most half the size of the next: together less than the present one.
+  std::vector<std::byte*> outgrown{};
   sched::RangeJob* job = nullptr;
   std::uint32_t generation = 0;
   std::byte* context = nullptr;
@@ -40,9 +48,9 @@ class ProcessPool::RangeJobFront final : public Job {
   void fail(const Piece&, const std::exception_ptr&) override {}
   bool ready() const override { return range_.job->complete(range_.generation); }
   std::uint64_t items_done() const override {
-    const std::uint64_t end =
-        range_.wave_first + range_.job->done(range_.generation) * range_.call.chunk;
-    return std::min(end, range_.call.last) - range_.call.first;
+    const std::uint64_t done = range_.job->done(range_.generation) * range_.call.chunk;
+    return range_.wave_first - range_.call.first +
+           std::min(done, range_.call.last - range_.wave_first);
   }
   bool glance() const override { return range_.job->complete(range_.generation); }
 

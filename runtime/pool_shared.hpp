@@ -84,7 +84,8 @@ struct WorkerSlot {
 
 /// A job over an index range. Its words for the workers travel in sched::RangeJob's user words.
 struct alignas(64) RangeRecord {
-  sched::RangeJob* job = nullptr;            ///< written by the parent while no worker is inside
+  /// Changed by the parent between jobs only. A worker reads it once, inside.
+  std::atomic<sched::RangeJob*> job{nullptr};
   std::atomic<std::uint32_t> generation{0};  ///< written by the parent; 0: no job
   std::atomic<std::uint32_t> nudge{0};       ///< parent: chunks came back, look again
   std::atomic<std::uint64_t> failure{0};     ///< arena address of the first failure, CAS by workers

@@ -217,6 +217,8 @@ class ProcessPool final : public PoolCore {
   // pool_range.cpp
   void run_small_range(const RangeCall& call);
   Range* take_record(Lock& lock, std::uint64_t chunks);
+  [[nodiscard]] bool inside_record(int index) const;
+  void kill_runners(const Range& range);
   void start_wave(Range& range, std::uint64_t first_chunk, std::uint64_t chunks);
   void finish_wave(Range& range);
   void take_failure(Range& range);

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "runtime/own_pid.hpp"
 #include "runtime/thread_seat.hpp"
 #include "sched/binding.hpp"
 #include "sched/quota.hpp"
@@ -54,7 +55,7 @@ Ref<ThreadPoolCore> ThreadPoolCore::make(const PoolOptions& options,
 }
 
 ThreadCore::ThreadCore(const PoolOptions& options, Initializers initializers)
-    : owner_pid_(::getpid()),
+    : owner_pid_(own_pid()),
       initializers_(std::move(initializers)),
       max_tasks_(options.maxtasksperchild.value_or(0)),
       trace_path_(options.trace) {
@@ -80,7 +81,7 @@ void ThreadCore::start() {
 }
 
 void ThreadCore::check_owner() const {
-  if (::getpid() != owner_pid_) {
+  if (own_pid() != owner_pid_) {
     throw ForkedError("this pool's threads are in process " + std::to_string(owner_pid_) +
                       "; a forked child makes a pool of its own");
   }
@@ -284,7 +285,7 @@ bool ThreadCore::cancel(Job& job, const std::exception_ptr& error) {
 
 // Waits for those that are in it: its function may refer to what ends with the iterator's scope.
 void ThreadCore::abandon(Job& job) {
-  if (::getpid() != owner_pid_) return;
+  if (own_pid() != owner_pid_) return;
   Lock lock(mutex_);
   if (job.done_ || job.abandoned_) return;
   const auto at = std::ranges::find_if(jobs_, [&job](auto& e) { return e.job.get() == &job; });
@@ -326,7 +327,7 @@ void ThreadCore::close() {
 }
 
 void ThreadCore::terminate() noexcept {
-  if (::getpid() != owner_pid_) return;
+  if (own_pid() != owner_pid_) return;
   Lock lock(mutex_);
   state_ = State::terminate;
   try {
@@ -367,7 +368,7 @@ void ThreadCore::join() {
 }
 
 void ThreadCore::retire() noexcept {
-  if (::getpid() != owner_pid_) return;
+  if (own_pid() != owner_pid_) return;
   terminate();
   gather();
 }

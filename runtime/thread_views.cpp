@@ -1,6 +1,4 @@
 // What a pool of threads tells about itself.
-#include <unistd.h>
-
 #include <algorithm>
 #include <millrace/errors.hpp>
 #include <millrace/logging.hpp>
@@ -10,6 +8,7 @@
 #include <typeinfo>
 #include <utility>
 
+#include "runtime/own_pid.hpp"
 #include "runtime/thread_seat.hpp"
 
 namespace millrace::runtime {
@@ -78,7 +77,7 @@ void ThreadCore::write_trace() noexcept {
 
 std::string ThreadCore::repr() const {
   Lock lock(mutex_, std::defer_lock);
-  if (::getpid() == owner_pid_) lock.lock();  // in a forked child nobody would ever release it
+  if (own_pid() == owner_pid_) lock.lock();  // in a forked child nobody would ever release it
   static constexpr const char* kNames[] = {"RUN", "CLOSE", "TERMINATE"};
   return std::string("<multiprocessing.pool.ThreadPool state=") + kNames[static_cast<int>(state_)] +
          " pool_size=" + std::to_string(seats_.size()) + ">";

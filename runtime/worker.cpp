@@ -235,14 +235,16 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
   sched::RangeCursor& cursor = cursors_[static_cast<std::size_t>(index)];
   bool ran = false;
   // ENTER record: pool_range.cpp and worker.cpp
-  if (record.generation.load(std::memory_order_seq_cst) == generation &&
-      record.job->join(generation, cursor)) {
+  const bool current = record.generation.load(std::memory_order_seq_cst) == generation;
+  // relaxed: ENTER record orders it. It may be a later one already, which this job is no part of.
+  sched::RangeJob* const job = current ? record.job.load(std::memory_order_relaxed) : nullptr;
+  if (job != nullptr && job->join(generation, cursor)) {
     const auto& words = cursor.user();
     const auto* context = reinterpret_cast<const ContextHeader*>(words[kRangeContext]);
     RangeItems items{{}, 0, 0, 0};
     RangeEntry entry = nullptr;
     std::uint64_t mine = 0;
-    while (const auto chunk = record.job->claim(cursor)) {
+    while (const auto chunk = job->claim(cursor)) {
       // More than one each, and cpus without work: pass the word on, as the parent wakes two only.
       if (++mine == 2 && runnable(pool_) < pool_.cpus) wake_one_worker(pool_, index_);
       if (!ran) {  // only now is the context certain to be there
@@ -269,7 +271,7 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
       run_chunk(record, items, entry, *chunk);
       if (trace_ != nullptr) trace_chunk(items, began);
       if (timed) slot_.began_ns.store(0, std::memory_order_relaxed);
-      if (!record.job->finish(cursor)) await_end();
+      if (!job->finish(cursor)) await_end();
       bump(slot_.tasks, 1);
     }
     if (ran) {
@@ -278,7 +280,7 @@ bool Worker::run_range(int index, RangeRecord& record, std::uint32_t generation)
       last_ticks_ = now;
       if (pool_.max_tasks != 0 && ++tasks_ >= pool_.max_tasks) done_ = true;
     }
-    if (record.job->complete(generation)) {
+    if (job->complete(generation)) {
       // COUNT: a parent that spins for another job sees by it that something has ended.
       slot_.completed.store(slot_.completed.load(std::memory_order_relaxed) + 1,
                             // COUNT reply: worker.cpp writes, pool_wait.cpp sums

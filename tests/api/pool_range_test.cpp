@@ -129,6 +129,18 @@ TEST_P(PoolRange, ParallelForOverChunksCoversTheRange) {
   EXPECT_EQ(hits[0] + hits[1] + hits[2], 0);
 }
 
+// no sum of an index and a chunk size runs over
+TEST_P(PoolRange, RangesMayEndWhere64BitsDo) {
+  mp::Pool pool(workers());
+  constexpr std::uint64_t kEnd = std::numeric_limits<std::uint64_t>::max();
+  const mp::shared_array<int> hits(1000);
+  for (const int chunk : {1, 7, 1000, std::numeric_limits<int>::max()}) {
+    pool.parallel_for(kEnd - 1000, kEnd, [hits](std::uint64_t i) { ++hits[i - (kEnd - 1000)]; },
+                      {.chunksize = chunk});
+  }
+  EXPECT_EQ(std::vector<int>(hits.begin(), hits.end()), std::vector<int>(1000, 4));
+}
+
 // more chunks than a record holds at a time
 TEST_F(PoolTest, ParallelForTakesMillionsOfChunks) {
   mp::Pool pool(2);
