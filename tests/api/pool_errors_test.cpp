@@ -54,6 +54,9 @@ struct Stubborn {
   }
 };
 
+// O23, test_pickling: a pool stays in its process; Python says so when it is sent
+static_assert(!mp::Serializable<mp::Pool> && !mp::Serializable<mp::AsyncResult<int>>);
+
 // O02, O10: the forms of ValueError
 TEST_P(PoolErrors, ClosedAndTerminatedPoolsTakeNoWork) {
   const auto expect_closed = [](mp::Pool& pool) {
