@@ -347,3 +347,5 @@ requires(!std::is_same_v<std::remove_cvref_t<R>, std::vector<Waitable>> && requi
 
 }  // namespace connection
 }  // namespace millrace
+
+#include <millrace/listener.hpp>
