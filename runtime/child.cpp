@@ -2,10 +2,13 @@
 
 #include <cxxabi.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio_ext.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,6 +17,7 @@
 #include <millrace/errors.hpp>
 #include <millrace/logging.hpp>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -59,11 +63,7 @@ class SignalsBlocked {
   SignalsBlocked& operator=(const SignalsBlocked&) = delete;
 
   // The mask to return to keeps none of the signals by which a process is ended or fails.
-  void let_through_endings() noexcept {
-    for (const int signal : {SIGTERM, SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGTRAP}) {
-      ::sigdelset(&before_, signal);
-    }
-  }
+  void let_through_endings() noexcept { let_endings_through(before_); }
 
  private:
   sigset_t before_{};
@@ -128,7 +128,51 @@ void on_parent_thread_end(int) {
   errno = saved;
 }
 
+// The distant parent's pidfd and who made this process instead, written before the handler that
+// reads them is installed.
+int g_distant_parent = -1;
+pid_t g_server = 0;
+std::optional<timer_t> g_look;
+
+void on_notice_of_distant_parent(int) {
+  const int saved = errno;
+  pollfd ended{g_distant_parent, POLLIN, 0};
+  if (::poll(&ended, 1, 0) == 1) ::_exit(1);
+  if (g_look && ::getppid() != g_server) {
+    const timespec often{0, 100'000'000};
+    const itimerspec looks{often, often};
+    ::timer_settime(*g_look, 0, &looks, nullptr);
+  }
+  errno = saved;
+}
+
+// SIGURG because it is ignored wherever nobody handles it, so a lost handler cannot end a child by
+// mistake.
+void handle_notices(void (*handler)(int)) noexcept {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;
+  ::sigemptyset(&action.sa_mask);
+  ::sigaction(SIGURG, &action, nullptr);
+  sigset_t notice;
+  ::sigemptyset(&notice);
+  ::sigaddset(&notice, SIGURG);
+  ::pthread_sigmask(SIG_UNBLOCK, &notice, nullptr);
+  ::prctl(PR_SET_PDEATHSIG, SIGURG);
+}
+
 }  // namespace
+
+void let_endings_through(sigset_t& mask) noexcept {
+  for (const int signal : {SIGTERM, SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGTRAP}) {
+    ::sigdelset(&mask, signal);
+  }
+}
+
+int raw_status(const siginfo_t& info) noexcept {
+  if (info.si_code == CLD_EXITED) return (info.si_status & 0xff) << 8;
+  return info.si_status | (info.si_code == CLD_DUMPED ? 0x80 : 0);
+}
 
 pid_t fork_process(shm::ProcessId child_id) {
   flush_std_streams();
@@ -219,20 +263,24 @@ void become_process(std::string name, bool daemon, const ParentIdentity& parent)
 
 void end_with_parent(pid_t parent_pid) noexcept {
   // The kernel's notice comes when the thread that forked ends, and again when each later one that
-  // inherits the child does: only the handler can tell whether the process is gone. SIGURG because
-  // it is ignored wherever nobody handles it, so a lost handler cannot end a child by mistake.
+  // inherits the child does: only the handler can tell whether the process is gone.
   g_watched_parent = parent_pid;
-  struct sigaction action {};
-  action.sa_handler = &on_parent_thread_end;
-  action.sa_flags = SA_RESTART;
-  ::sigemptyset(&action.sa_mask);
-  ::sigaction(SIGURG, &action, nullptr);
-  sigset_t notice;
-  ::sigemptyset(&notice);
-  ::sigaddset(&notice, SIGURG);
-  ::pthread_sigmask(SIG_UNBLOCK, &notice, nullptr);
-  ::prctl(PR_SET_PDEATHSIG, SIGURG);
+  handle_notices(&on_parent_thread_end);
   if (::getppid() != parent_pid) ::_exit(1);  // it ended before the kernel was asked
+}
+
+void end_with_distant_parent(pid_t parent_pid, shm::ProcessId parent) noexcept {
+  g_distant_parent = static_cast<int>(::syscall(SYS_pidfd_open, parent_pid, 0U));
+  // Asked afterwards: the descriptor is that process's.
+  if (!shm::ProcessTable::instance().check_alive(parent)) ::_exit(1);
+  g_server = ::getppid();
+  sigevent notice{};
+  notice.sigev_notify = SIGEV_SIGNAL;
+  notice.sigev_signo = SIGURG;
+  timer_t made{};
+  if (::timer_create(CLOCK_MONOTONIC, &notice, &made) == 0) g_look = made;
+  handle_notices(&on_notice_of_distant_parent);
+  on_notice_of_distant_parent(0);  // what happened before it was installed
 }
 
 void print_error(const std::string& text) noexcept {

@@ -8,6 +8,7 @@
 //   child, before it adopts: the parent's waitid() tells it, and it marks the entry dead.
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include <string>
@@ -68,6 +69,17 @@ void become_process(std::string name, bool daemon, const ParentIdentity& parent)
 /// In a child: from now on it ends when process `parent_pid` has ended, by SIGKILL too. Safe
 /// against the end of the mere thread that made the child, which is what the kernel reports.
 void end_with_parent(pid_t parent_pid) noexcept;
+
+/// The same in a child that a fork server has made, which is no child of `parent_pid` to the
+/// kernel. The server reports the parent's end by SIGURG; when the server has ended before, a timer
+/// looks.
+void end_with_distant_parent(pid_t parent_pid, shm::ProcessId parent) noexcept;
+
+/// Takes the signals by which a process is ended or fails out of a mask.
+void let_endings_through(sigset_t& mask) noexcept;
+
+/// The raw wait status that waitid() has taken apart.
+int raw_status(const siginfo_t& info) noexcept;
 
 /// Writes text to stderr in one piece, errors ignored.
 void print_error(const std::string& text) noexcept;

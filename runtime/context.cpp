@@ -11,7 +11,7 @@ namespace millrace {
 
 // The contexts there are, the default first.
 struct Contexts {
-  static constinit std::array<Context, 2> all;
+  static constinit std::array<Context, 3> all;
 
   static Context* find(std::string_view method) noexcept {
     for (Context& context : all) {
@@ -21,8 +21,8 @@ struct Contexts {
   }
 };
 
-constinit std::array<Context, 2> Contexts::all{
-    {{"fork", "ForkProcess"}, {"spawn", "SpawnProcess"}}};
+constinit std::array<Context, 3> Contexts::all{
+    {{"fork", "ForkProcess"}, {"spawn", "SpawnProcess"}, {"forkserver", "ForkServerProcess"}}};
 
 namespace {
 
@@ -126,12 +126,8 @@ void set_child_start_method(const std::string& method) {
   if (!method.empty()) set_start_method(method, {.force = true});
 }
 
-void check_forks(const Context* context) {
-  const std::string method =
-      context != nullptr ? context->get_start_method() : get_start_method(allow_none).value_or("");
-  if (method.empty() || method == "fork") return;
-  throw ValueError("a Pool cannot start its workers by '" + method +
-                   "': give it .context = &mp::get_context(\"fork\")");
+std::string method_of(const Context* context) {
+  return context != nullptr ? context->get_start_method() : get_start_method();
 }
 
 std::string executable() {

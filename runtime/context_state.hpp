@@ -16,9 +16,8 @@ std::string fix_start_method();
 /// In a new child: its default method is that of the context it was made by; "" keeps the parent's.
 void set_child_start_method(const std::string& method);
 
-/// For a pool, whose workers are copies of the zygote, and that of the pool's maker with its
-/// initializer: ValueError when `context`, or the default where it is null, is not fork's.
-void check_forks(const Context* context);
+/// The method of `context`, or of the default one where it is null, which is then fixed.
+std::string method_of(const Context* context);
 
 /// What set_executable() and set_forkserver_preload() were given.
 std::string executable();

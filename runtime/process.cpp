@@ -18,6 +18,7 @@
 #include "runtime/child_binding.hpp"
 #include "runtime/context_state.hpp"
 #include "runtime/exceptions.hpp"
+#include "runtime/fork_server.hpp"
 #include "runtime/process_record.hpp"
 #include "runtime/spawn.hpp"
 #include "shm/reaper.hpp"
@@ -164,20 +165,27 @@ void Process::start() {
   const runtime::ChildBinding binding(record_->bind);
   const runtime::ParentIdentity parent = runtime::as_parent();
   std::shared_ptr<runtime::SpawnMessage> message;
-  if (method == "spawn") {
+  if (method != "fork") {
     message = runtime::describe_child(*record_, method, parent, binding);
     runtime::SpawnedProcess::encode(message->writer(), *this);
   }
   SpareDescriptor spare;
-  const shm::ProcessId id = shm::ProcessTable::instance().reserve();
-  const pid_t pid = message != nullptr ? message->send(id) : fork_child(id, parent, binding);
-  spare.release();
-  const int sentinel = open_sentinel(pid, id);
+  const bool served = method == "forkserver";
+  runtime::ServedChild child;
+  if (served) {
+    child = runtime::start_by_server(*message, record_->daemon);
+  } else {
+    child.id = shm::ProcessTable::instance().reserve();
+    child.pid = message ? message->send(child.id) : fork_child(child.id, parent, binding);
+    spare.release();
+    child.pidfd = open_sentinel(child.pid, child.id);
+  }
   {
     const std::lock_guard guard(runtime::process_mutex());
-    record_->pid = pid;
-    record_->id = id;
-    record_->pidfd = sentinel;
+    record_->pid = child.pid;
+    record_->id = child.id;
+    record_->pidfd = child.pidfd;
+    record_->served = served;
     record_->message = std::move(message);
     record_->stage = Stage::started;
   }

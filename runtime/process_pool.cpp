@@ -45,7 +45,6 @@ Ref<PoolCore> PoolCore::make(const PoolOptions& options, Ref<Initializer> initia
     throw ValueError("cores_per_worker must be at least 1, not " +
                      std::to_string(options.cores_per_worker));
   }
-  check_forks(options.context);
   {
     const RecordPtr self = current_record();
     const std::lock_guard guard(process_mutex());
@@ -63,11 +62,14 @@ Placement placement_on(int node) {
 }
 
 // The names of `count` children of this process: what they have in common, and the first number.
-std::pair<std::string, int> take_names(int count) {
+std::pair<std::string, int> take_names(const std::string& method, int count) {
+  const std::string_view kind = method == "fork"    ? "Fork"
+                                : method == "spawn" ? "Spawn"
+                                                    : "ForkServer";
   std::string first;
   for (int i = 0; i < count; ++i) {
     const RecordPtr record = new_child_record();
-    record->class_name = "ForkPoolWorker";
+    record->class_name = std::string(kind) + "PoolWorker";
     if (i == 0) first = name_of(*record);
   }
   const std::size_t digits = first.find_last_not_of("0123456789") + 1;
@@ -81,6 +83,7 @@ ProcessPool::Lane::Lane(int os_node, TaskRing* where)
 
 ProcessPool::ProcessPool(const PoolOptions& options, Ref<Initializer> initializer)
     : owner_pid_(own_pid()) {
+  plan_.method = method_of(options.context);
   plan_workers(options);
   plan_.initializer = std::move(initializer);
   try {
@@ -165,7 +168,7 @@ void ProcessPool::plan_workers(const PoolOptions& options) {
   watched_.assign(lanes_.size(), -1);
   plan_.apply_binding = topology.is_thissystem();
   plan_.report_bindings = sched::report_bindings();
-  std::tie(plan_.name_prefix, plan_.first_number) = take_names(count);
+  std::tie(plan_.name_prefix, plan_.first_number) = take_names(plan_.method, count);
   plan_.parent = as_parent();
   plan_.probe = &probe_word_;
 }

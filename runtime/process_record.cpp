@@ -20,6 +20,7 @@
 
 #include "runtime/child.hpp"
 #include "runtime/exit.hpp"
+#include "runtime/fork_server.hpp"
 #include "runtime/spawn.hpp"
 #include "shm/interrupt.hpp"
 #include "shm/reaper.hpp"
@@ -96,6 +97,18 @@ struct Status {
   int raw;
 };
 
+Status status_of(int raw) noexcept {
+  if (raw == shm::kUnknownStatus) return Status{kUnknownExit, raw};
+  return Status{WIFEXITED(raw) ? WEXITSTATUS(raw) : -WTERMSIG(raw), raw};
+}
+
+// The same for a child of the fork server, which has told how it ended, or the kernel does.
+std::optional<Status> collect_served(const ProcessRecord& record) noexcept {
+  pollfd ended{record.pidfd, POLLIN, 0};
+  if (::poll(&ended, 1, 0) != 1) return std::nullopt;
+  return status_of(served_status({record.id, record.pid, record.pidfd}));
+}
+
 // The child's wait status if it has ended. Collects it, so it can be had once.
 std::optional<Status> collect(int pidfd) noexcept {
   siginfo_t info{};
@@ -107,11 +120,10 @@ std::optional<Status> collect(int pidfd) noexcept {
     // ECHILD: SIGCHLD is ignored, or somebody waits for any child. The pidfd still knows the end.
     pollfd ended{pidfd, POLLIN, 0};
     if (::poll(&ended, 1, 0) != 1) return std::nullopt;
-    return Status{kUnknownExit, shm::kUnknownStatus};
+    return status_of(shm::kUnknownStatus);
   }
   if (info.si_pid == 0) return std::nullopt;
-  if (info.si_code == CLD_EXITED) return Status{info.si_status, (info.si_status & 0xff) << 8};
-  return Status{-info.si_status, info.si_status | (info.si_code == CLD_DUMPED ? 0x80 : 0)};
+  return status_of(raw_status(info));
 }
 
 // Polls one descriptor until it is readable or the deadline has passed.
@@ -288,7 +300,7 @@ bool reap(const RecordPtr& record) {
     const std::lock_guard guard(process_mutex());
     if (record->exitcode) return true;
     if (record->pidfd < 0) return false;
-    status = collect(record->pidfd);
+    status = record->served ? collect_served(*record) : collect(record->pidfd);
     if (!status) return false;
     record->exitcode = status->exitcode;
     message = std::move(record->message);

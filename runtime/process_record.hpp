@@ -42,7 +42,8 @@ struct ProcessRecord {
   Bytes authkey;
   pid_t pid = 0;
   shm::ProcessId id = 0;
-  int pidfd = -1;  // readable once the process has ended; closed with the record
+  bool served = false;  // made by the fork server: this process cannot wait for it
+  int pidfd = -1;       // readable once the process has ended; closed with the record
   std::optional<int> exitcode;
   std::shared_ptr<SpawnMessage> message;  // null: none, or the child needs it no more
 

@@ -62,7 +62,7 @@ std::string program_file() {
 // What posix_spawn() does in the child before it executes the program.
 class Preparations {
  public:
-  explicit Preparations(int arena_fd) {
+  Preparations(int arena_fd, int inherited) {
     check(::posix_spawn_file_actions_init(&actions_));
     if (const int error = ::posix_spawnattr_init(&attributes_); error != 0) {
       ::posix_spawn_file_actions_destroy(&actions_);
@@ -70,14 +70,16 @@ class Preparations {
     }
     // The arena goes first: where stdin was closed, it may be descriptor 0.
     check(::posix_spawn_file_actions_adddup2(&actions_, arena_fd, kArenaDescriptor));
+    int last = kArenaDescriptor;
+    if (inherited >= 0) {
+      check(::posix_spawn_file_actions_adddup2(&actions_, inherited, ++last));
+    }
     check(::posix_spawn_file_actions_addopen(&actions_, STDIN_FILENO, "/dev/null", O_RDONLY, 0));
-    check(::posix_spawn_file_actions_addclosefrom_np(&actions_, kArenaDescriptor + 1));
+    check(::posix_spawn_file_actions_addclosefrom_np(&actions_, last + 1));
     // The signals by which a process is ended or fails are let through, as in a forked child.
     sigset_t mask;
     ::pthread_sigmask(SIG_SETMASK, nullptr, &mask);
-    for (const int signal : {SIGTERM, SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGSYS, SIGTRAP}) {
-      ::sigdelset(&mask, signal);
-    }
+    let_endings_through(mask);
     check(::posix_spawnattr_setsigmask(&attributes_, &mask));
     check(::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGMASK));
   }
@@ -144,24 +146,38 @@ bool SpawnMessage::taken() const noexcept {
   return start_ != nullptr && start_->taken.load(std::memory_order_acquire) == 1;
 }
 
-pid_t SpawnMessage::send(shm::ProcessId id) {
+StartBlock* SpawnMessage::place(shm::ProcessId id, StartKind kind) {
   shm::Arena& arena = shm::Arena::instance();
-  void* block = nullptr;
+  void* const block = arena.allocate(sizeof(StartBlock));
   void* payload = nullptr;
   try {
-    const Preparations prepared(arena.fd());
-    block = arena.allocate(sizeof(StartBlock));
     payload = arena.allocate(content_.size());
-    std::memcpy(payload, content_.data(), content_.size());
-    start_ = ::new (block) StartBlock{StartBlock::kMagic, id, payload, content_.size(), {}};
-    arena.give(block, id);
-    arena.give(payload, id);
+  } catch (...) {
+    arena.deallocate(block);
+    throw;
+  }
+  std::memcpy(payload, content_.data(), content_.size());
+  start_ = ::new (block) StartBlock{StartBlock::kMagic, id, kind, payload, content_.size(), {}};
+  arena.give(block, id);
+  arena.give(payload, id);
+  return start_;
+}
+
+void SpawnMessage::take_back() noexcept {
+  StartBlock* const start = std::exchange(start_, nullptr);
+  if (start == nullptr) return;
+  shm::deallocate(start->payload);
+  shm::deallocate(start);
+}
+
+pid_t SpawnMessage::send(shm::ProcessId id, StartKind kind, int inherited) {
+  try {
+    const Preparations prepared(shm::Arena::instance().fd(), inherited);
+    place(id, kind);
     flush_std_streams();
     return execute(prepared, program_file(), spawn_argument(start_));
   } catch (...) {
-    start_ = nullptr;
-    arena.deallocate(payload);
-    arena.deallocate(block);
+    take_back();
     shm::ProcessTable::instance().cancel(id);
     throw;
   }

@@ -66,13 +66,17 @@ struct ChildDescription {
 /// Where an executed child finds the arena.
 inline constexpr int kArenaDescriptor = 3;
 
-/// The head of a message, in the arena. Written by the parent before posix_spawn, which orders it
-/// before everything the child does.
+/// What a message is for.
+enum class StartKind : std::uint32_t { process, served_process, fork_server, zygote };
+
+/// The head of a message, in the arena. Written by the parent before posix_spawn, or the request to
+/// the fork server, which orders it before everything the child does.
 struct StartBlock {
   static constexpr std::uint64_t kMagic = 0x6d72'7370'6177'6e31;
 
   std::uint64_t magic;
   shm::ProcessId id;
+  StartKind kind;
   void* payload;  // freed by the child once it is decoded
   std::uint64_t payload_bytes;
   std::atomic<std::uint32_t> taken;  // 1: the child needs nothing of the message any more
@@ -88,9 +92,14 @@ class SpawnMessage {
   ~SpawnMessage();
 
   [[nodiscard]] wire::Writer& writer() noexcept { return content_; }
-  /// Starts the program with this message as child `id`. Returns its pid. Throws std::system_error
-  /// naming the program when the system refuses, and gives `id` back.
-  pid_t send(shm::ProcessId id);
+  /// Starts the program with this message as child `id`. Returns its pid. `inherited`, above 4, is
+  /// its descriptor 4. Throws std::system_error naming the program when the system refuses, and
+  /// gives `id` back.
+  pid_t send(shm::ProcessId id, StartKind kind = StartKind::process, int inherited = -1);
+  /// Puts it into the arena, as child `id`'s. Throws std::system_error when there is no room.
+  StartBlock* place(shm::ProcessId id, StartKind kind);
+  /// Undoes place(): there is no such child.
+  void take_back() noexcept;
   /// True once the child has decoded it.
   [[nodiscard]] bool taken() const noexcept;
 
@@ -116,6 +125,15 @@ std::shared_ptr<SpawnMessage> describe_child(const ProcessRecord& record, const 
 
 /// The argument by which the child recognises itself and finds its message.
 std::string spawn_argument(const StartBlock* start);
+
+/// True when `start` is the head of a message.
+bool valid_start(const StartBlock* start) noexcept;
+
+/// Runs a message in this process, which has adopted its id and has come to freeze_support().
+[[noreturn]] void run_started(StartBlock* start) noexcept;
+
+/// What main() has to begin with, as a sentence with an example.
+const char* freeze_support_idiom() noexcept;
 
 /// Throws std::runtime_error in a spawned process that has not come to freeze_support().
 void check_freeze_support();

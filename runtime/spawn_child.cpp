@@ -21,8 +21,10 @@
 #include "runtime/affinity_mask.hpp"
 #include "runtime/child_binding.hpp"
 #include "runtime/context_state.hpp"
+#include "runtime/fork_server.hpp"
 #include "runtime/process_record.hpp"
 #include "runtime/spawn.hpp"
+#include "runtime/zygote_start.hpp"
 #include "shm/arena.hpp"
 
 namespace millrace {
@@ -32,7 +34,7 @@ namespace {
 constexpr std::string_view kPrefix = "--millrace-spawn=";
 
 constexpr const char* kIdiom =
-    "main() of a program that uses the start method spawn has to begin with\n\n"
+    "main() of a program that uses the start methods spawn and forkserver has to begin with\n\n"
     "    int main(int argc, char** argv) {\n"
     "      mp::freeze_support(argc, argv);\n"
     "      ...\n";
@@ -49,19 +51,22 @@ void report_missing_call() {
   ::_exit(1);
 }
 
+bool readable(const void* payload, std::uint64_t bytes) noexcept {
+  shm::Arena& arena = shm::Arena::instance();
+  const auto* const at = static_cast<const std::byte*>(payload);
+  return shm::Arena::contains(at) &&
+         bytes <= static_cast<std::size_t>(arena.base() + arena.size() - at);
+}
+
 StartBlock* find_message(std::string_view text) {
   std::size_t offset = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), offset, 16);
   shm::Arena& arena = shm::Arena::attach(kArenaDescriptor);
-  const bool inside = offset < arena.size() && arena.size() - offset >= sizeof(StartBlock);
-  if (error != std::errc() || end != text.data() + text.size() || !inside ||
-      offset % alignof(StartBlock) != 0) {
+  if (error != std::errc() || end != text.data() + text.size() || offset >= arena.size()) {
     throw Corrupt("'" + std::string(text) + "' is no place in the arena");
   }
   auto* const start = reinterpret_cast<StartBlock*>(arena.base() + offset);
-  const auto* const payload = static_cast<const std::byte*>(start->payload);
-  if (start->magic != StartBlock::kMagic || !shm::Arena::contains(payload) ||
-      start->payload_bytes > static_cast<std::size_t>(arena.base() + arena.size() - payload)) {
+  if (!valid_start(start)) {
     throw Corrupt("there is no message for this process at " + std::string(text));
   }
   return start;
@@ -101,11 +106,12 @@ std::shared_ptr<ProcessRecord> record_of(ChildDescription& child) {
 }
 
 // From here on this process is what the message says.
-RecordPtr become_described(ChildDescription child) {
+RecordPtr become_described(ChildDescription child, bool served) {
   const RecordPtr record = record_of(child);
   become(record, {child.parent_pid, child.parent_id, child.parent_name});
   set_parent_affinity(AffinityMask(std::move(child.parent_mask)));
-  if (child.daemon) end_with_parent(child.parent_pid);
+  if (child.daemon && served) end_with_distant_parent(child.parent_pid, child.parent_id);
+  if (child.daemon && !served) end_with_parent(child.parent_pid);
   if (child.log_to_stderr) log_to_stderr();
   get_logger().set_level(static_cast<logging::Level>(child.log_level));
   set_child_start_method(child.method);
@@ -114,21 +120,44 @@ RecordPtr become_described(ChildDescription child) {
   return record;
 }
 
-void run_message(void* argument) {
-  auto& start = *static_cast<StartBlock*>(argument);
-  wire::Reader in(start.payload, start.payload_bytes, wire::References::borrow);
-  const RecordPtr record = become_described(wire::decode<ChildDescription>(in));
-  // As under fork, the object lives until the process ends.
-  Process& process = *SpawnedProcess::decode(in, record).release();
-  restart_numbering();  // what the class's constructor made is not counted
+// The child needs nothing of the message any more.
+void drop_message(StartBlock& start) noexcept {
   shm::deallocate(start.payload);
   // TAKE message: release pairs with the acquire in spawn.cpp
   start.taken.store(1, std::memory_order_release);
+}
+
+void run_message(void* argument) {
+  auto& start = *static_cast<StartBlock*>(argument);
+  wire::Reader in(start.payload, start.payload_bytes, wire::References::borrow);
+  if (start.kind == StartKind::fork_server) return become_fork_server(in);
+  const RecordPtr record =
+      become_described(wire::decode<ChildDescription>(in), start.kind == StartKind::served_process);
+  if (start.kind == StartKind::zygote) {
+    const ZygoteOrders orders = take_zygote_orders(in);
+    drop_message(start);
+    (void)AffinityMask::initial().apply();  // not its parent's: it binds its workers
+    run_zygote(*orders.shared, orders.plan, kPokeDescriptor);
+  }
+  // As under fork, the object lives until the process ends.
+  Process& process = *SpawnedProcess::decode(in, record).release();
+  restart_numbering();  // what the class's constructor made is not counted
+  drop_message(start);
   get_logger().info("child process calling self.run()");
   process.run();
 }
 
 }  // namespace
+
+bool valid_start(const StartBlock* start) noexcept {
+  return reinterpret_cast<std::uintptr_t>(start) % alignof(StartBlock) == 0 &&
+         readable(start, sizeof *start) && start->magic == StartBlock::kMagic &&
+         readable(start->payload, start->payload_bytes);
+}
+
+void run_started(StartBlock* start) noexcept { exit_process(run_guarded(&run_message, start)); }
+
+const char* freeze_support_idiom() noexcept { return kIdiom; }
 
 std::string spawn_argument(const StartBlock* start) {
   std::array<char, 17> digits{};
@@ -150,7 +179,7 @@ void check_freeze_support() {
 
 void freeze_support(int, char**) {
   if (runtime::g_start == nullptr || std::exchange(runtime::g_arrived, true)) return;
-  runtime::exit_process(runtime::run_guarded(&runtime::run_message, runtime::g_start));
+  runtime::run_started(runtime::g_start);
 }
 
 }  // namespace millrace

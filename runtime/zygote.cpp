@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "runtime/child.hpp"
+#include "runtime/context_state.hpp"
 #include "runtime/oom.hpp"
 #include "runtime/worker.hpp"
 #include "shm/parking.hpp"
@@ -189,6 +190,7 @@ void ZygoteProcess::start_worker(int index) {
   ::close(signal_fd_);
   ::close(poke_fd_);
   if (parent_fd_ >= 0) ::close(parent_fd_);
+  set_child_start_method(plan_.method);
   become_process(plan_.name_prefix + std::to_string(next_number_), true, plan_.parent);
   struct Body {
     PoolShared& shared;

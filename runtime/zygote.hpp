@@ -1,6 +1,7 @@
-// The zygote: a small single-threaded process, forked when the pool is made, that forks workers and
-// their replacements. It is what the parent was when the pool was made: a replacement started by
-// the parent itself would have to be forked from a process with threads and gigabytes.
+// The zygote: a small single-threaded process, made with the pool, that forks workers and their
+// replacements. Under fork it is what the parent was when the pool was made, under spawn and
+// forkserver the program executed anew (zygote_start.hpp): a replacement started by the parent
+// itself would have to be forked from a process with threads and gigabytes.
 //
 // It waits for its workers, writes how each ended into the process table before anyone relies on
 // it, forks the replacement and rings the parent's bell. Workers ask the kernel to end them with
@@ -27,7 +28,9 @@
 
 namespace millrace::runtime {
 
-/// What workers inherit from the parent by fork.
+class SpawnMessage;
+
+/// What the zygote and its workers have from the parent: by fork, or by message.
 struct PoolPlan {
   struct Worker {
     std::vector<int> cpus{};  ///< to be bound to; empty: wherever the kernel likes
@@ -42,8 +45,9 @@ struct PoolPlan {
   bool apply_binding = true;                    ///< false on a substituted topology
   bool report_bindings = false;
   Ref<Initializer> initializer{};
-  ParentIdentity parent{};    ///< of the workers, as they see it
-  std::string name_prefix{};  ///< "ForkPoolWorker-"
+  std::string method = "fork";  ///< how the zygote starts
+  ParentIdentity parent{};      ///< of the workers, as they see it
+  std::string name_prefix{};    ///< "ForkPoolWorker-"
   int first_number = 1;
 };
 
@@ -56,8 +60,9 @@ int open_pidfd(pid_t pid) noexcept;
 /// The parent's handle on its zygote.
 class Zygote {
  public:
-  /// Forks the zygote and waits until it has forked the first workers. std::system_error when the
-  /// system refuses.
+  /// Starts the zygote and waits until it has forked the first workers. std::system_error when the
+  /// system refuses; std::runtime_error when an executed one ends at once, as when main() does not
+  /// call freeze_support().
   Zygote(PoolShared& shared, const PoolPlan& plan);
   Zygote(const Zygote&) = delete;
   Zygote& operator=(const Zygote&) = delete;
@@ -76,6 +81,7 @@ class Zygote {
   [[nodiscard]] int pidfd() const noexcept { return pidfd_; }
 
  private:
+  void start(const PoolPlan& plan, SpawnMessage* message);
   bool wait_for(int limit_ms) const noexcept;
   void reap() noexcept;
 
@@ -86,6 +92,7 @@ class Zygote {
   int poke_fd_ = -1;
   std::mutex reaping_;
   bool reaped_ = false;  // under reaping_
+  int status_ = 0;       // likewise, how it ended
 };
 
 }  // namespace millrace::runtime

@@ -1,4 +1,5 @@
 // The parent's side of its zygote: making it, telling it, ending it.
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -9,12 +10,15 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <memory>
 #include <millrace/errors.hpp>
+#include <stdexcept>
 #include <system_error>
 #include <utility>
 
 #include "runtime/child.hpp"
 #include "runtime/zygote.hpp"
+#include "runtime/zygote_start.hpp"
 #include "shm/parking.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
@@ -28,27 +32,34 @@ int open_pidfd(pid_t pid) noexcept {
   return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));  // close-on-exec by itself
 }
 
+namespace {
+
+// An eventfd above those that an executed zygote has at fixed places.
+int new_poke_fd() {
+  const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd > kPokeDescriptor) return fd;
+  const int higher = fd < 0 ? fd : ::fcntl(fd, F_DUPFD_CLOEXEC, kPokeDescriptor + 1);
+  const int error = errno;
+  if (fd >= 0) ::close(fd);
+  if (higher < 0) throw std::system_error(error, std::generic_category(), "eventfd of a pool");
+  return higher;
+}
+
+}  // namespace
+
 Zygote::Zygote(PoolShared& shared, const PoolPlan& plan) : shared_(shared) {
-  poke_fd_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (poke_fd_ < 0) throw std::system_error(errno, std::generic_category(), "eventfd of a pool");
+  poke_fd_ = new_poke_fd();
   // relaxed: the zygote that reads them is forked after this.
   shared_.started.store(0, std::memory_order_relaxed);
   shared_.start_error.store(0, std::memory_order_relaxed);
   shared_.ending.store(0, std::memory_order_relaxed);  // set when one that died was put away
+  std::shared_ptr<SpawnMessage> message;               // until the zygote has taken it
   try {
-    id_ = shm::ProcessTable::instance().reserve();
-    pid_ = fork_process(id_);
+    if (plan.method != "fork") message = describe_zygote(shared, plan);
+    start(plan, message.get());
   } catch (...) {
     ::close(poke_fd_);
     throw;
-  }
-  if (pid_ == 0) {
-    try {
-      set_process_name("zygote");
-      run_zygote(shared, plan, poke_fd_);
-    } catch (...) {  // out of memory before the first worker
-    }
-    ::_exit(1);
   }
   pidfd_ = open_pidfd(pid_);
   // STARTED: pairs with the zygote's stores.
@@ -62,8 +73,30 @@ Zygote::Zygote(PoolShared& shared, const PoolPlan& plan) : shared_(shared) {
   end();
   ::close(pidfd_);
   ::close(poke_fd_);
+  if (message && error == 0 && WIFEXITED(status_)) {
+    throw std::runtime_error(
+        "the zygote of a pool ends before it has begun (what it says of the "
+        "reason is on stderr). " +
+        std::string(freeze_support_idiom()));
+  }
   throw std::system_error(error != 0 ? error : ECHILD, std::generic_category(),
                           "fork of the workers of a pool");
+}
+
+void Zygote::start(const PoolPlan& plan, SpawnMessage* message) {
+  id_ = shm::ProcessTable::instance().reserve();
+  if (message != nullptr) {
+    pid_ = message->send(id_, StartKind::zygote, poke_fd_);
+    return;
+  }
+  pid_ = fork_process(id_);
+  if (pid_ != 0) return;
+  try {
+    set_process_name("zygote");
+    run_zygote(shared_, plan, poke_fd_);
+  } catch (...) {  // out of memory before the first worker
+  }
+  ::_exit(1);
 }
 
 Zygote::~Zygote() {
@@ -101,6 +134,7 @@ void Zygote::reap() noexcept {
     status = shm::kUnknownStatus;  // somebody else has waited for it
     break;
   }
+  status_ = status;
   shm::ProcessTable::instance().mark_dead(id_, status);
   shm::reap(id_);
 }

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <millrace/arena.hpp>
+#include <millrace/context.hpp>
 #include <millrace/pool.hpp>
 #include <ranges>
 #include <string>
@@ -36,11 +37,17 @@ inline std::size_t arena_spans() {
   return usage.span_bytes - usage.slab_bytes;
 }
 
+/// The start method that this run of the program is about; null: the default.
+inline const char* tested_start_method() { return std::getenv("MILLRACE_TEST_START_METHOD"); }
+
 class PoolTest : public LeakCheck {
  protected:
   static constexpr unsigned kHangSeconds = 150;
 
   void SetUp() override {
+    if (const char* const method = tested_start_method()) {
+      set_start_method(method, {.force = true});
+    }
     void* frames[1];
     (void)::backtrace(frames, 1);  // it loads a library the first time
     ::signal(SIGALRM, &on_hang);

@@ -70,7 +70,9 @@ TEST_P(Pool, ApplyRunsInAWorker) {
   EXPECT_EQ(pool.apply([] { return mp::parent_process()->pid().value_or(0); }), ::getpid());
   EXPECT_TRUE(pool.apply([] { return mp::current_process().daemon(); }));
   const auto name = pool.apply([] { return mp::current_process().name(); });
-  EXPECT_EQ(name.substr(0, 15), "ForkPoolWorker-");
+  const std::string method = mp::get_start_method();
+  const std::string kind = method == "fork" ? "Fork" : method == "spawn" ? "Spawn" : "ForkServer";
+  EXPECT_EQ(name.substr(0, kind.size() + 11), kind + "PoolWorker-");
 }
 
 // O02: the callee owns its arguments

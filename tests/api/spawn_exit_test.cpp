@@ -28,6 +28,11 @@ using mp::test::spawn;
 namespace {
 
 class SpawnExitTest : public mp::test::SpawnTest {};
+INSTANTIATE_TEST_SUITE_P(Methods, SpawnExitTest, mp::test::methods(), mp::test::method_name);
+
+// What concerns the executed program itself, which is not the fork server's child.
+class ExecutedTest : public mp::test::SpawnTest {};
+INSTANTIATE_TEST_SUITE_P(Methods, ExecutedTest, ::testing::Values("spawn"), mp::test::method_name);
 
 [[noreturn]] void fail_deep_inside() { throw std::out_of_range("no such cell"); }
 void wait_for_ever(const mp::Event& ready) {
@@ -35,14 +40,14 @@ void wait_for_ever(const mp::Event& ready) {
   mp::Event().wait();
 }
 
-TEST_F(SpawnExitTest, ExitCodesAreThoseOfFork) {  // P10; test_sys_exit
+TEST_P(SpawnExitTest, ExitCodesAreThoseOfFork) {  // P10; test_sys_exit
   EXPECT_EQ(run_spawned([] {}), 0);
   EXPECT_EQ(run_spawned([] { throw mp::SystemExit(300); }), 300 % 256);
   EXPECT_EQ(run_spawned([] { std::exit(9); }), 9);
   EXPECT_EQ(run_spawned([] { ::raise(SIGKILL); }), -SIGKILL);
 }
 
-TEST_F(SpawnExitTest, UncaughtExceptionIsDescribedOnStderr) {  // P10; test_exception
+TEST_P(SpawnExitTest, UncaughtExceptionIsDescribedOnStderr) {  // P10; test_exception
   const auto outcome = run_program([] {
     auto p = spawn().Process({.name = "worker"}, fail_deep_inside);
     p.start();
@@ -55,7 +60,7 @@ TEST_F(SpawnExitTest, UncaughtExceptionIsDescribedOnStderr) {  // P10; test_exce
       << outcome.err;
 }
 
-TEST_F(SpawnExitTest, TerminateAndKillEndIt) {  // P12, P13, P14; test_terminate, test_sentinel
+TEST_P(SpawnExitTest, TerminateAndKillEndIt) {  // P12, P13, P14; test_terminate, test_sentinel
   for (const int signal : {SIGTERM, SIGKILL}) {
     mp::Event ready;
     auto p = spawn().Process(wait_for_ever, ready);
@@ -71,7 +76,7 @@ TEST_F(SpawnExitTest, TerminateAndKillEndIt) {  // P12, P13, P14; test_terminate
   }
 }
 
-TEST_F(SpawnExitTest, KilledWhileItBeginsLeavesNothing) {
+TEST_P(SpawnExitTest, KilledWhileItBeginsLeavesNothing) {
   // SIGKILL at whatever point the child has come to: its entry, its message and the references in
   // it are freed, so that neither entries nor handles run out.
   mp::Value<long> told(0);
@@ -88,7 +93,7 @@ TEST_F(SpawnExitTest, KilledWhileItBeginsLeavesNothing) {
   EXPECT_EQ(told.get(), 1);
 }
 
-TEST_F(SpawnExitTest, DaemonsEndWithTheProgram) {  // P07; test_daemon_argument
+TEST_P(SpawnExitTest, DaemonsEndWithTheProgram) {  // P07; test_daemon_argument
   mp::Event ready;
   const auto outcome = run_program([&ready] {
     auto p = spawn().Process({.daemon = true}, wait_for_ever, ready);
@@ -100,7 +105,7 @@ TEST_F(SpawnExitTest, DaemonsEndWithTheProgram) {  // P07; test_daemon_argument
   EXPECT_EQ(outcome.out, "1");  // and it is over: the daemon held the streams
 }
 
-TEST_F(SpawnExitTest, DaemonsEndWithASigkilledParent) {
+TEST_P(SpawnExitTest, DaemonsEndWithASigkilledParent) {
   mp::Event ready;
   const auto outcome = run_program([&ready] {
     auto p = spawn().Process({.daemon = true}, wait_for_ever, ready);
@@ -111,7 +116,7 @@ TEST_F(SpawnExitTest, DaemonsEndWithASigkilledParent) {
   EXPECT_EQ(outcome.exitcode, -SIGKILL);
 }
 
-TEST_F(SpawnExitTest, DaemonsHaveNoChildren) {  // P03, P07
+TEST_P(SpawnExitTest, DaemonsHaveNoChildren) {  // P03, P07
   EXPECT_EQ(run_spawned([] {
               auto daemon = spawn().Process({.daemon = true}, [] {
                 auto child = spawn().Process([] {});
@@ -128,7 +133,7 @@ TEST_F(SpawnExitTest, DaemonsHaveNoChildren) {  // P03, P07
             3);
 }
 
-TEST_F(SpawnExitTest, OutputIsFlushedOnce) {  // P22
+TEST_P(SpawnExitTest, OutputIsFlushedOnce) {  // P22
   const auto outcome = run_program([] {
     std::printf("parent;");
     auto p = spawn().Process([] { std::printf("child;"); });
@@ -138,7 +143,7 @@ TEST_F(SpawnExitTest, OutputIsFlushedOnce) {  // P22
   EXPECT_EQ(outcome.out, "parent;child;");
 }
 
-TEST_F(SpawnExitTest, LogGoesOnInTheChild) {  // W03, W04; test_subprocess_log
+TEST_P(SpawnExitTest, LogGoesOnInTheChild) {  // W03, W04; test_subprocess_log
   const auto outcome = run_program([] {
     mp::log_to_stderr(mp::logging::Level::warning);
     auto p = spawn().Process({.name = "w"}, [] {
@@ -151,7 +156,7 @@ TEST_F(SpawnExitTest, LogGoesOnInTheChild) {  // W03, W04; test_subprocess_log
   EXPECT_EQ(outcome.err, "[WARNING/w] from child\n");
 }
 
-TEST_F(SpawnExitTest, ProgramThatCannotBeExecutedIsNamed) {  // C08
+TEST_P(ExecutedTest, ProgramThatCannotBeExecutedIsNamed) {  // C08
   mp::set_executable("/nowhere/program");
   auto p = spawn().Process([] {});
   try {
@@ -167,13 +172,13 @@ TEST_F(SpawnExitTest, ProgramThatCannotBeExecutedIsNamed) {  // C08
   EXPECT_EQ(p.exitcode(), 0);
 }
 
-TEST_F(SpawnExitTest, ForeignProgramDoesNotRunTheTarget) {  // C08
+TEST_P(ExecutedTest, ForeignProgramDoesNotRunTheTarget) {  // C08
   mp::set_executable("/bin/true");
   EXPECT_EQ(run_spawned([] { throw mp::SystemExit(5); }), 0);
   mp::set_executable("");
 }
 
-TEST_F(SpawnExitTest, MainThatStartsWithoutFreezeSupportIsTold) {  // C09; RuntimeError of spawn.py
+TEST_P(ExecutedTest, MainThatStartsWithoutFreezeSupportIsTold) {  // C09; RuntimeError of spawn.py
   const auto outcome = run_program([] {
     ::setenv("SPAWN_TEST_MAIN", "starts", 1);
     auto p = spawn().Process([] { std::printf("target"); });
@@ -186,7 +191,7 @@ TEST_F(SpawnExitTest, MainThatStartsWithoutFreezeSupportIsTold) {  // C09; Runti
       << outcome.err;
 }
 
-TEST_F(SpawnExitTest, MainThatReturnsWithoutFreezeSupportIsTold) {  // C09
+TEST_P(ExecutedTest, MainThatReturnsWithoutFreezeSupportIsTold) {  // C09
   const auto outcome = run_program([] {
     ::setenv("SPAWN_TEST_MAIN", "returns", 1);
     auto p = spawn().Process([] { std::printf("target"); });
@@ -198,7 +203,7 @@ TEST_F(SpawnExitTest, MainThatReturnsWithoutFreezeSupportIsTold) {  // C09
   EXPECT_NE(outcome.err.find("without having run its target"), std::string::npos) << outcome.err;
 }
 
-TEST_F(SpawnExitTest, ArgumentGivenByHandIsRefused) {
+TEST_P(ExecutedTest, ArgumentGivenByHandIsRefused) {
   const auto outcome = run_program([] {
     ::execl("/proc/self/exe", "program", "--millrace-spawn=40", nullptr);
     ::_exit(99);

@@ -1,4 +1,4 @@
-// What the tests of spawn share: results in the arena, that travel as handles, and programs.
+// What the tests of spawn and forkserver share: the method that a test runs under, and programs.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -13,11 +13,24 @@
 
 namespace millrace::test {
 
-class SpawnTest : public LeakCheck {
+/// The start method that the running test is about; in a child, which has none, its own.
+inline std::string& tested_method() {
+  static std::string method;
+  return method;
+}
+
+/// Its context.
+inline Context& spawn() {
+  return tested_method().empty() ? get_context() : get_context(tested_method());
+}
+
+/// A test that runs under each start method that makes children anew.
+class SpawnTest : public LeakCheck, public ::testing::WithParamInterface<const char*> {
  protected:
   void SetUp() override {
     LeakCheck::SetUp();
     set_start_method(std::nullopt, {.force = true});
+    tested_method() = GetParam();
   }
   void TearDown() override {
     set_start_method(std::nullopt, {.force = true});
@@ -25,12 +38,19 @@ class SpawnTest : public LeakCheck {
   }
 };
 
+/// "spawn" and "forkserver", as values and names of the parameter.
+inline auto methods() { return ::testing::Values("spawn", "forkserver"); }
+inline std::string method_name(const ::testing::TestParamInfo<const char*>& info) {
+  return info.param;
+}
+
+/// Runs what FORKSERVER_TEST_PROGRAM names, and gives its exit code; none: nothing is named.
+std::optional<int> run_named_program();
+
 /// True in a program that a test has told to do without freeze_support(); it has then done so.
 bool behaves_badly();
 
-inline Context& spawn() { return get_context("spawn"); }
-
-/// The exit code of a spawned process that calls f(args...).
+/// The exit code of a process that calls f(args...).
 template <class F, class... Args>
 std::optional<int> run_spawned(F&& f, Args&&... args) {
   auto p = spawn().Process(std::forward<F>(f), std::forward<Args>(args)...);

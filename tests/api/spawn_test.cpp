@@ -1,6 +1,6 @@
-// Process under spawn. CPython: _TestProcess, TestStartMethod and TestSimpleQueue's neighbours of
-// Lib/test/_test_multiprocessing.py with type spawn. This program executes itself: its main() calls
-// freeze_support().
+// Process under spawn and forkserver. CPython: _TestProcess, TestStartMethod and TestSimpleQueue's
+// neighbours of Lib/test/_test_multiprocessing.py with these types. This program executes itself:
+// its main() calls freeze_support().
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -13,8 +13,8 @@
 #include <millrace/arena.hpp>
 #include <millrace/context.hpp>
 #include <millrace/logging.hpp>
-#include <millrace/pool.hpp>
 #include <millrace/process.hpp>
+#include <millrace/shared_memory.hpp>
 #include <millrace/sharedctypes.hpp>
 #include <millrace/synchronize.hpp>
 #include <mutex>
@@ -31,14 +31,16 @@ using mp::test::SpawnTest;
 
 namespace {
 
-// In the parent's memory only: a spawned child has its own.
+INSTANTIATE_TEST_SUITE_P(Methods, SpawnTest, mp::test::methods(), mp::test::method_name);
+
+// In the parent's memory only: a child that is made anew has its own.
 int g_set_by_main = 0;
 // Made by a static initialiser, before main() comes to freeze_support().
 const mp::Lock g_early_lock;
 
 void add(const mp::Value<long>& to, int a, int b) { to.set(a + b); }
 
-TEST_F(SpawnTest, CallsTargetWithArguments) {  // P01, C02; test_process
+TEST_P(SpawnTest, CallsTargetWithArguments) {  // P01, C02; test_process
   mp::Value<long> told(0);
   auto p = spawn().Process(add, told, 3, 4);
   EXPECT_EQ(p.pid(), std::nullopt);
@@ -50,12 +52,12 @@ TEST_F(SpawnTest, CallsTargetWithArguments) {  // P01, C02; test_process
   EXPECT_EQ(told.get(), 7);
 }
 
-TEST_F(SpawnTest, ChildBeginsAnew) {  // C02
+TEST_P(SpawnTest, ChildBeginsAnew) {  // C02
   g_set_by_main = 7;
   EXPECT_EQ(run_spawned([] { throw mp::SystemExit(g_set_by_main); }), 0);
 }
 
-TEST_F(SpawnTest, ValuesAndCapturesArrive) {  // P01, C02
+TEST_P(SpawnTest, ValuesAndCapturesArrive) {  // P01, C02
   mp::Value<long> told(0);
   EXPECT_EQ(
       run_spawned(
@@ -73,7 +75,7 @@ TEST_F(SpawnTest, ValuesAndCapturesArrive) {  // P01, C02
   EXPECT_EQ(told.get(), 50);
 }
 
-TEST_F(SpawnTest, LargeArgumentsArrive) {
+TEST_P(SpawnTest, LargeArgumentsArrive) {
   std::vector<int> many(3'000'000, 1);
   mp::Value<long> told(0);
   EXPECT_EQ(run_spawned(
@@ -87,7 +89,7 @@ TEST_F(SpawnTest, LargeArgumentsArrive) {
   EXPECT_EQ(told.get(), 3'000'000);
 }
 
-TEST_F(SpawnTest, HandlesKeepWorking) {  // S01, C12: locks go to any child
+TEST_P(SpawnTest, HandlesKeepWorking) {  // S01, C12: locks go to any child
   mp::Lock lock;
   mp::Event ready;
   mp::shared_array<int> cells(100);
@@ -108,70 +110,77 @@ TEST_F(SpawnTest, HandlesKeepWorking) {  // S01, C12: locks go to any child
   EXPECT_EQ(cells[0] + cells[99], 2);
 }
 
-TEST_F(SpawnTest, TellsWhatItIs) {  // P05, P11, C07, M03, M04; test_current, test_parent_process
+TEST_P(SpawnTest, TellsWhatItIs) {  // P05, P11, C07, M03, M04; test_current, test_parent_process
   mp::Value<long> told(0);
   auto p = spawn().Process(
       {.name = "w"},
-      [](const mp::Value<long>& to, const mp::Bytes& key, pid_t parent, const std::string& name) {
+      [](const mp::Value<long>& to, const mp::Bytes& key, pid_t parent, const std::string& name,
+         const std::string& wanted) {
         const auto maker = mp::parent_process();
         const mp::ProcessHandle self = mp::current_process();
         long right = self.name() == "w" ? 1 : 0;
         right += self.authkey() == key ? 2 : 0;
         right += maker && maker->pid() == parent && maker->name() == name ? 4 : 0;
-        right += maker && maker->is_alive() && ::getppid() == parent ? 8 : 0;
-        right += mp::get_start_method(mp::allow_none) == "spawn" ? 16 : 0;
+        const std::string method = mp::get_start_method(mp::allow_none).value_or("");
+        const bool by_server = method == "forkserver";
+        right += maker && maker->is_alive() && (::getppid() != parent) == by_server ? 8 : 0;
+        right += method == wanted ? 16 : 0;
         right += self.pid() == ::getpid() && !self.daemon() ? 32 : 0;
         mp::Process child([] {});
         right += child.name() == "Process-" + std::to_string(1) ? 0 : 64;
         to.set(right);
       },
-      told, mp::current_process().authkey(), ::getpid(), mp::current_process().name());
+      told, mp::current_process().authkey(), ::getpid(), mp::current_process().name(), GetParam());
   p.start();
   EXPECT_TRUE(p.join());
   EXPECT_EQ(p.exitcode(), 0);
   EXPECT_EQ(told.get(), 127);
 }
 
-TEST_F(SpawnTest, ChildrenAreNumberedUnderTheirParent) {  // P05
+TEST_P(SpawnTest, ChildrenAreNumberedUnderTheirParent) {  // P05
   auto p = spawn().Process([] {
     auto child = spawn().Process([] {});
     const std::string name = child.name();
-    const bool nested = name.size() > 2 && name.rfind("SpawnProcess-", 0) == 0 &&
+    const bool nested = name.size() > 2 && name.rfind(spawn().process_class() + "-", 0) == 0 &&
                         name.substr(name.size() - 2) == ":1";
     child.start();
     child.join();
     throw mp::SystemExit(nested && child.exitcode() == 0 ? 5 : 6);
   });
-  EXPECT_EQ(p.name().rfind("SpawnProcess-", 0), 0U);
-  EXPECT_EQ(p.repr().rfind("<SpawnProcess name='SpawnProcess-", 0), 0U);
+  const std::string type =
+      GetParam() == std::string("spawn") ? "SpawnProcess" : "ForkServerProcess";
+  EXPECT_EQ(p.name().rfind(type + "-", 0), 0U);
+  EXPECT_EQ(p.repr().rfind("<" + type + " name='" + type + "-", 0), 0U);
   p.start();
   EXPECT_TRUE(p.join());
   EXPECT_EQ(p.exitcode(), 5);
 }
 
-TEST_F(SpawnTest, DefaultMethodIsTakenAndInherited) {  // C06, C07; test_set_get
-  mp::set_start_method("spawn");
-  EXPECT_EQ(mp::get_start_method(), "spawn");
+TEST_P(SpawnTest, DefaultMethodIsTakenAndInherited) {  // C06, C07; test_set_get
+  mp::set_start_method(GetParam());
+  EXPECT_EQ(mp::get_start_method(), GetParam());
   g_set_by_main = 3;
-  mp::Process p([] {
-    if (mp::get_start_method() != "spawn" || g_set_by_main != 0) throw mp::SystemExit(1);
-  });
+  mp::Process p(
+      [](const std::string& wanted) {
+        if (mp::get_start_method() != wanted || g_set_by_main != 0) throw mp::SystemExit(1);
+      },
+      GetParam());
   EXPECT_EQ(p.name().rfind("Process-", 0), 0U);
   p.start();
   EXPECT_TRUE(p.join());
   EXPECT_EQ(p.exitcode(), 0);
 }
 
-TEST_F(SpawnTest, OptionNamesTheContext) {  // C05
+TEST_P(SpawnTest, OptionNamesTheContext) {  // C05
   g_set_by_main = 9;
   mp::Process p({.context = &spawn()}, [] { throw mp::SystemExit(g_set_by_main); });
-  EXPECT_EQ(p.name().rfind("SpawnProcess-", 0), 0U);
+  EXPECT_EQ(p.name().rfind(spawn().process_class() + "-", 0), 0U);
   p.start();
   p.join();
   EXPECT_EQ(p.exitcode(), 0);
 }
 
-TEST_F(SpawnTest, HasOnlyTheDescriptorsItNeeds) {  // C02; test_lose_target_ref's neighbours
+TEST_P(SpawnTest, HasOnlyTheDescriptorsItNeeds) {  // C02; test_lose_target_ref's neighbours
   int ends[2];
   ASSERT_EQ(::pipe(ends), 0);
   mp::Value<long> told(0);
@@ -195,7 +204,7 @@ TEST_F(SpawnTest, HasOnlyTheDescriptorsItNeeds) {  // C02; test_lose_target_ref'
   ::close(ends[1]);
 }
 
-TEST_F(SpawnTest, StaticInitialisersUseTheSameArena) {
+TEST_P(SpawnTest, StaticInitialisersUseTheSameArena) {
   EXPECT_EQ(run_spawned([] {
               if (!g_early_lock.acquire(std::chrono::seconds(0))) throw mp::SystemExit(1);
               mp::shared_array<int> here(1000);
@@ -239,7 +248,7 @@ struct Undeclared : mp::Process {
   void run() override {}
 };
 
-TEST_F(SpawnTest, SubclassIsMadeAnewAndFilled) {  // P02; test_subclassing
+TEST_P(SpawnTest, SubclassIsMadeAnewAndFilled) {  // P02; test_subclassing
   Summer w;
   w.numbers = {1, 2, 39};
   w.start();
@@ -262,7 +271,7 @@ std::string refusal(P& p) {
   return "started";
 }
 
-TEST_F(SpawnTest, SubclassThatCannotBeSentIsNamed) {
+TEST_P(SpawnTest, SubclassThatCannotBeSentIsNamed) {
   WithMembers members;
   EXPECT_NE(refusal(members).find("WithMembers"), std::string::npos);
   EXPECT_NE(refusal(members).find("serialize()"), std::string::npos);
@@ -271,7 +280,7 @@ TEST_F(SpawnTest, SubclassThatCannotBeSentIsNamed) {
   EXPECT_EQ(undeclared.exitcode(), std::nullopt);
 }
 
-TEST_F(SpawnTest, PrivateAddressIsRefusedAndTheProcessMayTryAgain) {  // P03
+TEST_P(SpawnTest, PrivateAddressIsRefusedAndTheProcessMayTryAgain) {  // P03
   int here = 0;
   int* address = &here;
   auto p = spawn().Process([address] { *address = 1; });
@@ -287,7 +296,7 @@ struct Thrower {
   }
 };
 
-TEST_F(SpawnTest, FailureToDecodeEndsTheChildWithOne) {  // P10
+TEST_P(SpawnTest, FailureToDecodeEndsTheChildWithOne) {  // P10
   const auto outcome = mp::test::run_program([] {
     auto p = spawn().Process(
         {.name = "w"}, [](const Thrower&) {}, Thrower());
@@ -300,19 +309,46 @@ TEST_F(SpawnTest, FailureToDecodeEndsTheChildWithOne) {  // P10
   EXPECT_NE(outcome.err.find("not in this process"), std::string::npos) << outcome.err;
 }
 
-TEST_F(SpawnTest, PoolSaysThatItNeedsFork) {
-  EXPECT_THROW(mp::Pool({.processes = 1, .context = &spawn()}), mp::ValueError);
-  mp::set_start_method("spawn");
-  EXPECT_THROW(mp::Pool(1), mp::ValueError);
-  mp::Pool pool({.processes = 1, .context = &mp::get_context("fork")});
-  EXPECT_EQ(pool.apply([](int x) { return x + 1; }, 1), 2);
+TEST_P(SpawnTest, EverythingTravels) {  // C12
+  mp::RLock rlock;
+  mp::Semaphore semaphore(0);
+  mp::Condition condition;
+  mp::Barrier barrier(2);
+  mp::Array<int> array(3);
+  mp::RawArray<double> raw(2);
+  mp::SharedMemory segment({.create = true, .size = 10});
+  auto p = spawn().Process(
+      [](const mp::RLock& l, const mp::Semaphore& s, const mp::Condition& c, const mp::Barrier& b,
+         const mp::Array<int>& a, const mp::RawArray<double>& r, const mp::SharedMemory& m) {
+        b.wait();
+        const std::scoped_lock guard(l, c);
+        a[2] = 7;
+        r[1] = 1.5;
+        m.buf()[9] = std::byte{3};
+        c.notify_all();
+        s.release();
+      },
+      rlock, semaphore, condition, barrier, array, raw, segment);
+  p.start();
+  barrier.wait();
+  semaphore.acquire();
+  EXPECT_TRUE(p.join());
+  EXPECT_EQ(p.exitcode(), 0);
+  EXPECT_EQ(array[2], 7);
+  EXPECT_EQ(raw[1], 1.5);
+  EXPECT_EQ(segment.buf()[9], std::byte{3});
+  segment.close();
+  segment.unlink();
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (mp::test::behaves_badly()) return 0;  // spawn_exit_test.cpp
+  const bool executed = argc == 2 && argv[1][0] == 0;  // by the library: its argument is taken out
+  const bool named = std::getenv("FORKSERVER_TEST_PROGRAM") != nullptr;
+  if ((executed || !named) && mp::test::behaves_badly()) return 0;  // spawn_exit_test.cpp
   mp::freeze_support(argc, argv);
+  if (const auto code = mp::test::run_named_program()) return *code;  // forkserver_test.cpp
   ::testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
