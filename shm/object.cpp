@@ -11,6 +11,7 @@
 #include "shm/arena.hpp"
 #include "shm/arena_header.hpp"
 #include "shm/process_table.hpp"
+#include "shm/queue_parts.hpp"
 #include "shm/reaper.hpp"
 #include "shm/ref_table.hpp"
 
@@ -83,12 +84,16 @@ bool take_over(void* block, ProcessId before) noexcept {
          (before != kNobody && arena.give(block, before, self()));
 }
 
-// Drops the references that an object holds. Each is taken out of its place first, so that whoever
-// goes on after a death in here drops none of them twice; the one in hand is lost: its object stays
-// until the program ends.
+// Drops what an object holds: the content of a queue, or references. Each of these is taken out of
+// its place first, so that whoever goes on after a death in here drops none of them twice; the one
+// in hand is lost: its object stays until the program ends.
 void drop_links(void* block) noexcept {
   constexpr std::uint64_t kMaxLinks = 4;  // what lies in shared memory is not trusted
   auto* prefix = static_cast<ObjectPrefix*>(block);
+  if (prefix->links == kQueueObject) {
+    queue_dispose(*reinterpret_cast<QueueHeader*>(prefix + 1));
+    return;
+  }
   for (std::uint64_t i = 0; i < std::min(prefix->links, kMaxLinks); ++i) {
     std::atomic_ref<std::uint64_t> link(reinterpret_cast<std::uint64_t*>(prefix + 1)[i]);
     // relaxed: one destroyer at a time, the record's word hands the right on

@@ -41,6 +41,9 @@ struct alignas(kCacheLine) ObjectRecord {
   std::atomic<std::uint64_t> block;  // address of the object's memory while kLive
 };
 
+/// As ObjectPrefix::links: the object is a queue (queue_parts.hpp), which holds items and memory.
+inline constexpr std::uint64_t kQueueObject = 1U << 16;
+
 /// For RefTable: a new holder was entered.
 void announce_holder(ObjectRecord* record) noexcept;
 /// True when `record` points to memory for records.

@@ -5,6 +5,7 @@
 #include <millrace/logging.hpp>
 #include <millrace/pool.hpp>
 #include <millrace/process.hpp>
+#include <millrace/queue_handles.hpp>
 #include <millrace/sharedctypes.hpp>
 #include <millrace/synchronize.hpp>
 #include <optional>
@@ -108,6 +109,19 @@ class Context {
   requires std::constructible_from<millrace::RawArray<T>, S>
   [[nodiscard]] millrace::RawArray<T> RawArray(S&& source) const {
     return millrace::RawArray<T>(std::forward<S>(source));
+  }
+
+  template <class T = Object>
+  [[nodiscard]] millrace::Queue<T> Queue(std::int64_t maxsize = 0) const {
+    return millrace::Queue<T>(maxsize);
+  }
+  template <class T = Object>
+  [[nodiscard]] millrace::JoinableQueue<T> JoinableQueue(std::int64_t maxsize = 0) const {
+    return millrace::JoinableQueue<T>(maxsize);
+  }
+  template <class T = Object>
+  [[nodiscard]] millrace::SimpleQueue<T> SimpleQueue() const {
+    return millrace::SimpleQueue<T>();
   }
 
   [[nodiscard]] std::string get_start_method() const { return std::string(method_); }

@@ -22,6 +22,7 @@
 #include <millrace/object.hpp>
 #include <millrace/pool.hpp>
 #include <millrace/process.hpp>
+#include <millrace/queues.hpp>
 #include <millrace/serialize.hpp>
 #include <millrace/shared_memory.hpp>
 #include <millrace/sharedctypes.hpp>

@@ -1,0 +1,198 @@
+#include "shm/queue_parts.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <millrace/errors.hpp>
+#include <string>
+#include <system_error>
+
+#include "shm/arena.hpp"
+
+namespace millrace::shm {
+namespace {
+
+constexpr std::size_t kFirstBytes = 8 * kKiB;  // a chain's first segments, in the queue's own block
+constexpr std::size_t kFirstSegments = 3;
+constexpr std::size_t kSmallBytes = 28 * kKiB;  // then some in blocks of slabs
+constexpr int kSmallSegments = 4;
+constexpr std::size_t kLargeBytes = 256 * kKiB;                          // then spans of several
+constexpr std::size_t kReach = std::size_t{1} << (kQueueLapShift + 12);  // of a link, from the base
+
+std::atomic<QueueDiscard> discard_hook{nullptr};
+
+std::uint64_t address(const void* p) noexcept { return reinterpret_cast<std::uint64_t>(p); }
+template <class T>
+T* at(std::uint64_t where) noexcept {
+  return reinterpret_cast<T*>(where);  // NOLINT(performance-no-int-to-ptr): an address in the arena
+}
+
+std::uint64_t page_up(std::uint64_t where) noexcept {
+  return (where + kPageBytes - 1) & ~std::uint64_t{kPageBytes - 1};
+}
+
+QueueSegment* make_segment(std::uint64_t where, std::size_t bytes, unsigned slot_shift) noexcept {
+  auto* segment = at<QueueSegment>(where);
+  segment->slots = (bytes - sizeof(QueueSegment)) >> slot_shift;
+  return segment;
+}
+
+QueueSlot* slot_of(QueueSegment& segment, std::uint64_t index, unsigned slot_shift) noexcept {
+  return reinterpret_cast<QueueSlot*>(reinterpret_cast<std::byte*>(&segment + 1) +
+                                      (index << slot_shift));
+}
+
+// Segments of equal size that fill a new block, linked to each other; the last one names it.
+struct Extent {
+  QueueSegment* front;
+  QueueSegment* back;
+};
+Extent make_extent(std::size_t segment_bytes, std::size_t count, unsigned slot_shift) {
+  Arena& arena = Arena::instance();
+  const std::size_t bytes = segment_bytes * count;
+  void* block = arena.allocate_zeroed(bytes <= kSmallBytes ? bytes + kPageBytes : bytes);
+  const std::uint64_t first = page_up(address(block));
+  if (first + bytes - kArenaBase > kReach) {
+    arena.deallocate(block);
+    throw std::system_error(ENOMEM, std::generic_category(),
+                            "a queue of " + std::to_string(bytes) +
+                                " bytes more, within the first TiB of shared memory");
+  }
+  Extent extent{make_segment(first, segment_bytes, slot_shift), nullptr};
+  extent.back = extent.front;
+  for (std::size_t i = 1; i < count; ++i) {
+    auto* segment = make_segment(first + i * segment_bytes, segment_bytes, slot_shift);
+    extent.back->older = address(segment);
+    extent.back = segment;
+  }
+  extent.back->block = address(block);
+  arena.give(block, kNobody);
+  return extent;
+}
+
+bool has_enough_small(const QueueHeader& queue) noexcept {
+  // OBSERVE list: acquire, pairs with the push in queue_grow().
+  auto* segment = at<QueueSegment>(queue.segments.load(std::memory_order_acquire));
+  int small = 0;
+  for (; segment != nullptr && segment->block != 0 && small < kSmallSegments; ++small) {
+    segment = at<QueueSegment>(segment->older);
+  }
+  return small == kSmallSegments ||
+         (segment != nullptr && segment->slots << queue.slot_shift > kSmallBytes);
+}
+
+void free_list(QueueHeader& queue) noexcept {
+  for (;;) {
+    // relaxed: nobody else refers to the queue
+    auto* segment = at<QueueSegment>(queue.segments.load(std::memory_order_relaxed));
+    while (segment != nullptr && segment->block == 0) segment = at<QueueSegment>(segment->older);
+    if (segment == nullptr) return;
+    void* block = at<void>(segment->block);
+    // OBSERVE list: release. Out of the list first: freed once, whoever goes on after a death in
+    // here.
+    queue.segments.store(segment->older, std::memory_order_release);
+    Arena::instance().deallocate(block);
+  }
+}
+
+void empty_segment(QueueHeader& queue, QueueSegment& segment) noexcept {
+  for (std::uint64_t i = 0; i < segment.slots; ++i) {
+    QueueSlot* slot = slot_of(segment, i, queue.slot_shift);
+    // OBSERVE slot: acquire, pairs with PUBLISH slot
+    if (slot->state.load(std::memory_order_acquire) == 0) return;  // nor any behind it
+    queue_empty_cell(queue, *reinterpret_cast<QueueCell*>(slot->value()));
+  }
+}
+
+}  // namespace
+
+std::size_t queue_bytes(const QueueShape& shape, std::size_t extra) noexcept {
+  const std::size_t head = sizeof(QueueHeader) + extra;
+  if (shape.bound != 0) {
+    return head + kCacheLine + sizeof(QueueSegment) + (shape.bound << shape.slot_shift);
+  }
+  return head + kPageBytes + kFirstSegments * kFirstBytes;
+}
+
+QueueHeader& queue_create(std::byte* memory, const QueueShape& shape, std::size_t extra) noexcept {
+  auto& queue = *reinterpret_cast<QueueHeader*>(memory);
+  queue.slot_shift = shape.slot_shift;
+  queue.cells = shape.cells ? 1 : 0;
+  queue.discard = shape.discard;
+  const std::uint64_t behind = address(memory) + sizeof(QueueHeader) + extra;
+  if (shape.bound != 0) {
+    queue.ring = (behind + kCacheLine - 1) & ~std::uint64_t{kCacheLine - 1};
+    at<QueueSegment>(queue.ring)->slots = shape.bound;
+    return queue;
+  }
+  QueueSegment* newest = nullptr;
+  for (std::size_t i = kFirstSegments; i-- > 0;) {
+    auto* segment = make_segment(page_up(behind) + i * kFirstBytes, kFirstBytes, shape.slot_shift);
+    segment->older = address(newest);
+    newest = segment;
+  }
+  newest->end.store(newest->slots, std::memory_order_relaxed);  // shared later, by its own edge
+  const std::uint64_t link = (address(newest) - kArenaBase) / kPageBytes;  // lap 0
+  queue.segments.store(address(newest), std::memory_order_relaxed);
+  queue.first.store(link, std::memory_order_relaxed);
+  queue.last.store(link, std::memory_order_relaxed);
+  queue.oldest.store(link, std::memory_order_relaxed);
+  return queue;
+}
+
+QueueSegment* queue_grow(QueueHeader& queue, std::uint32_t me) {
+  const bool large = has_enough_small(queue);
+  const Extent extent = large ? make_extent(kLargeBytes, kSpanBytes / kLargeBytes, queue.slot_shift)
+                              : make_extent(kSmallBytes, 1, queue.slot_shift);
+  // TAKE segment: nobody sees it yet
+  extent.front->claim.store(QueueSlot::word(0, me, QueueSlot::kWriting), std::memory_order_relaxed);
+  std::uint64_t newest = queue.segments.load(std::memory_order_relaxed);  // a guess
+  do {
+    extent.back->older = newest;
+    // OBSERVE list: release, pairs with the acquire of who goes through the list.
+  } while (!queue.segments.compare_exchange_weak(
+      newest, address(extent.front), std::memory_order_acq_rel, std::memory_order_relaxed));
+  return extent.front;
+}
+
+void queue_empty_cell(QueueHeader& queue, QueueCell& cell) noexcept {
+  // TAKE cell: acq_rel, pairs with the release of who wrote it. Taken first, so that whoever goes
+  // on after a death in here frees nothing twice; what this one held is lost then.
+  const std::uint64_t word = cell.word.exchange(0, std::memory_order_acq_rel);
+  if (word == 0) return;
+  const bool here = (word & QueueCell::kHere) != 0;
+  std::byte* bytes = here ? cell.here() : QueueCell::block(word);
+  if (!here && !Arena::contains(bytes)) return;
+  if ((word & QueueCell::kReferences) != 0) {
+    // OBSERVE hook: acquire, pairs with set_queue_discard()
+    const QueueDiscard discard = discard_hook.load(std::memory_order_acquire);
+    if (discard != nullptr) discard(queue.discard, bytes, cell.bytes);
+  }
+  if (!here) Arena::instance().deallocate(bytes);
+}
+
+void queue_dispose(QueueHeader& queue) noexcept {
+  if (queue.cells != 0) {
+    if (queue.ring != 0) empty_segment(queue, *at<QueueSegment>(queue.ring));
+    // relaxed: nobody else refers to the queue
+    auto* segment = at<QueueSegment>(queue.segments.load(std::memory_order_relaxed));
+    for (; segment != nullptr; segment = at<QueueSegment>(segment->older)) {
+      empty_segment(queue, *segment);
+    }
+  }
+  free_list(queue);
+  // TAKE cell: acq_rel, as above
+  Arena::instance().deallocate(at<void>(queue.extra.exchange(0, std::memory_order_acq_rel)));
+}
+
+void set_queue_discard(QueueDiscard discard) noexcept {
+  // OBSERVE hook: release, pairs with the acquire in queue_empty_cell()
+  discard_hook.store(discard, std::memory_order_release);
+}
+
+void queue_corrupt(const void* where, std::uint64_t state) {
+  throw Corrupt("queue is damaged: the slot at " +
+                std::to_string(reinterpret_cast<std::uintptr_t>(where)) + " has state " +
+                std::to_string(state) + ", owner " + std::to_string(QueueSlot::owner_of(state)));
+}
+
+}  // namespace millrace::shm
