@@ -207,7 +207,7 @@ TEST_F(ListenerTest, AcceptEndsAtItsTimeout) {
   const auto pair = connected(listener);
 }
 
-// L04, L05
+// L04, L05, L11
 TEST_F(ListenerTest, KnowsWhereItListensAndWhoCame) {
   const Listener listener({.address = {"localhost", 0}, .family = "AF_INET"});
   EXPECT_EQ(listener.address().host(), "127.0.0.1");
