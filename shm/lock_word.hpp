@@ -38,7 +38,7 @@ class BasicLockWord {
 
   /// Takes the lock if it is free. Memory ordering: acquire of what its last holder did.
   bool try_take(ProcessId me) noexcept {
-    if (!turns_.open()) return false;
+    if (!turns_.open() && (owner() != 0 || !turns_.knock())) return false;
     return grab(me);
   }
 

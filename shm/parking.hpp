@@ -144,13 +144,16 @@ class BasicParkingSpot {
   }
 
   /// Wakes one sleeper, if there is any; call it after making the condition true for one waiter.
-  /// No system call when nobody sleeps. May be called by any thread of any process.
-  void notify_one() noexcept {
-    if (!anyone()) return;
+  /// No system call when nobody sleeps. May be called by any thread of any process. False when none
+  /// was asleep: whoever was about to looks again.
+  bool notify_one() noexcept {
+    if (!anyone()) return false;
     // EPOCH: changes the word under waiters between prepare() and wait(); release is enough, the
     // condition itself travels by its own edge.
     const Key seen = word_.fetch_add(kEpoch, std::memory_order_release) + kEpoch;
-    if (P::wake(word_, 1) == 0) clear(seen);
+    if (P::wake(word_, 1) != 0) return true;
+    clear(seen);
+    return false;
   }
 
   /// Wakes every sleeper. No system call when nobody sleeps.

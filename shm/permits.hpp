@@ -37,7 +37,9 @@ class Permits {
   [[nodiscard]] std::uint32_t bound() const noexcept { return bound_; }
 
   /// Takes a permit if there is one. Memory ordering: acquire of what came before its release.
-  bool try_take(ProcessId me) noexcept { return turns_.open() && grab(me); }
+  bool try_take(ProcessId me) noexcept {
+    return (turns_.open() || (count() != 0 && turns_.knock())) && grab(me);
+  }
 
   /// Waits for a permit; `gone(id)` says whether a process is dead, and is asked about owners after
   /// every slice without news. False at the pace's deadline.

@@ -27,7 +27,7 @@ class BasicSemaphoreWord {
   }
 
   /// Takes a permit if there is one. Memory ordering: acquire of what came before its release.
-  bool try_take() noexcept { return turns_.open() && grab(); }
+  bool try_take() noexcept { return (turns_.open() || (count() != 0 && turns_.knock())) && grab(); }
 
   /// Waits for a permit; false at the pace's deadline.
   template <class Pacing>

@@ -7,33 +7,40 @@
 //
 //   waiter                                       giver
 //   1 late: hurry = 1                            a give back (a read-modify-write)
-//   2 key = spot.prepare()                       b store-load barrier (a is one on x86-64)
-//   3 woken, late or gate open: take() -> done   c anybody asleep: spot.notify_one()
-//   4 interrupted -> leave; sleep until woken, a slice at most
+//   2 waking = 0; key = spot.prepare()           b store-load barrier (a is one on x86-64)
+//   3 woken, late or gate open: take() -> done   c nobody asleep: open the gate, leave
+//   4 interrupted -> leave; sleep until woken,   d waking -> leave
+//     a slice at most                            e waking = now; spot.notify_one() -> leave
+//                                                f it found nobody: waking = 0, barrier, again at c
 //
 // Invariants
 //  1. No wake-up is lost: parking.hpp's argument, with take() as the condition. Who is woken tries
 //     before it may leave, also at its deadline.
-//  2. hurry is advice. It keeps newcomers out, never one who was woken or is late, and a newcomer
-//  is
-//     late after one patience: left behind by the dead it costs that much, once. Who takes without
+//  2. hurry is advice. It keeps newcomers out, never one who was woken or is late. Who takes
+//  without
 //     having been late, or late without having been woken, opens the gate; who was woken late
-//     leaves it closed for those behind, in the order in which they fell asleep.
+//     leaves it closed for those behind, in the order in which they fell asleep. Whoever gives when
+//     nobody is behind opens it (c; it looks for sleepers again afterwards, so a newcomer that it
+//     does not see sees the gate open), and so does a newcomer that finds something to take behind
+//     it (knock), as a dead giver may have left it.
 //  3. A slice grows with the wait's age (an eighth, within bounds): a waiter looks after the dead
 //     within an eighth of what it has waited anyhow, and spends next to nothing on it.
-//  4. waking says that a waiter was woken and has not looked yet: givers do not wake another one
-//     meanwhile, since that costs them more than a turn. Every waiter clears it before 2, so either
-//     a giver sees it cleared and wakes, or the waiter's look in 3 sees what was given; one who
-//     took and sees more passes on. Left behind by the dead it is cleared by the next waiter.
+//  4. waking says since when a waiter has been woken and has not looked: givers do not wake another
+//     one meanwhile, since that costs them more than a turn. Who was woken clears it in 2: either a
+//     giver sees it cleared and wakes, or the look in 3 sees what was given; one who took and sees
+//     more passes on. Who set it and then woke nobody clears it too and looks for sleepers again in
+//     f, for those who were seen by givers that relied on it. Left behind by the dead it is void
+//     soon.
 //
 // When a process dies between any two steps
-//  - as a waiter: hurry may stay (2); a wake-up that it took with it is made good by the next
-//  giver,
+//  - as a waiter: hurry may stay (2); a wake-up that it took with it is made good by the next giver
 //    or by the sleepers' slices;
-//  - as a giver after a: somebody sleeps although there is something to take, for a slice at most.
+//  - as a giver after a: somebody sleeps although there is something to take, for a slice at most,
+//    or until a newcomer knocks.
 //
-// Progress: open(), wake_one() are wait-free; wait() blocks. A waiter that is late waits for the
-// turns of those who slept before it.
+// Progress: open() is wait-free, wake_one() and knock() are lock-free (another round for another
+// that falls asleep); wait() blocks. A waiter that is late waits for the turns of those who slept
+// before it.
 #pragma once
 
 #include <algorithm>
@@ -62,6 +69,24 @@ struct TurnPlatform {
     shm::store_load_barrier();
 #endif
   }
+  /// Between two loads.
+  static void load_load_barrier() noexcept {
+#if defined(__x86_64__)
+    asm volatile("" ::: "memory");
+#else
+    shm::store_load_barrier();
+#endif
+  }
+  /// A time, never 0, and whether it is one of the last milliseconds (on cpus with a clock of 24
+  /// MHz the last second).
+  static std::uint32_t stamp() noexcept {
+    const auto now = static_cast<std::uint32_t>(ticks() >> kStampShift);
+    return now != 0 ? now : 1;
+  }
+  static bool recent(std::uint32_t stamp) noexcept {
+    return stamp != 0 && static_cast<std::uint32_t>(ticks() >> kStampShift) - stamp < 8;
+  }
+  static constexpr int kStampShift = 22;
 };
 
 /// Whether SIGINT ends a wait, after mp::install_sigint().
@@ -121,6 +146,12 @@ class BasicTurnstile {
     P::barrier_after_rmw();
     wake();
   }
+  /// For a newcomer that finds something to take behind a closed gate: true when nobody is waiting
+  /// for it, and the gate is open.
+  bool knock() noexcept {
+    pass_on();
+    return open();
+  }
   /// For one who has waited and taken, when there is more to take: whoever gave it may have left
   /// the wake-up to the one that was under way.
   void pass_on() noexcept {
@@ -160,21 +191,22 @@ class BasicTurnstile {
   }
 
  private:
+  // Behind a barrier. In each round somebody fell asleep since the one before.
   void wake() noexcept {
-    if (!open() && opened_for_nobody()) return;
-    if (!spot_.maybe_asleep()) return;
-    if (waking_.load(std::memory_order_relaxed) != 0) return;  // behind the barrier, invariant 4
-    waking_.store(1, std::memory_order_relaxed);               // advice, see invariant 4
-    spot_.notify_one();
-  }
-  // A gate that is closed for nobody must not stay so: a newcomer would sleep with nobody to wake
-  // it. It is opened before the look for sleepers, so a newcomer that is not seen sees it open.
-  bool opened_for_nobody() noexcept {
-    hurry_.store(0, std::memory_order_relaxed);  // before the barrier; pairs with prepare()'s
-    P::store_load_barrier();
-    if (!spot_.maybe_asleep()) return true;
-    hurry_.store(1, std::memory_order_relaxed);  // advice, see invariant 2
-    return false;
+    for (;;) {
+      if (!spot_.maybe_asleep()) {
+        if (open()) return;
+        hurry_.store(0, std::memory_order_relaxed);  // before the barrier, see invariant 2
+        P::store_load_barrier();
+        if (!spot_.maybe_asleep()) return;
+      }
+      P::load_load_barrier();  // nobody wakes: seen after the sleeper, see invariant 4
+      if (P::recent(waking_.load(std::memory_order_relaxed))) return;
+      waking_.store(P::stamp(), std::memory_order_relaxed);  // before notify_one()'s barrier
+      if (spot_.notify_one()) return;
+      waking_.store(0, std::memory_order_relaxed);  // before the barrier, see invariant 4
+      P::store_load_barrier();
+    }
   }
   void open_gate() noexcept {
     if (!open()) hurry_.store(0, std::memory_order_relaxed);  // advice, see invariant 2

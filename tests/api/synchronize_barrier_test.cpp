@@ -220,5 +220,26 @@ TEST_F(Synchronize, PartiesMayComeAndGo) {
   EXPECT_FALSE(barrier.broken());
 }
 
+TEST_F(Synchronize, ResetOfAnEmptyBarrierForgetsThePartiesThatDiedS28) {
+  const mp::Barrier barrier(2);
+  barrier.reset();
+  EXPECT_FALSE(barrier.broken());
+  mp::Process child([barrier] {
+    barrier.wait();
+    ::raise(SIGKILL);
+  });
+  child.start();
+  barrier.wait();
+  child.join();
+  barrier.reset();  // nobody waits, but the dead one was a party of the last turn
+  EXPECT_EQ(barrier.n_waiting(), 0);
+  mp::Process other([barrier] { barrier.wait(); });
+  other.start();
+  std::this_thread::sleep_for(1s);  // in which the other one looks after the parties
+  EXPECT_NO_THROW(barrier.wait());
+  other.join();
+  EXPECT_EQ(other.exitcode(), 0);
+}
+
 }  // namespace
 }  // namespace millrace::test

@@ -361,5 +361,34 @@ TEST_F(Synchronize, LocksTravelAsArgumentsAndInContainersS36) {
   EXPECT_TRUE(pool.apply([] { return mp::Lock(); }).try_acquire()) << "made by a worker";
 }
 
+// One that has waited for long keeps newcomers out; when it is gone there is nobody to keep out
+// for.
+template <class L>
+void expect_free_after_a_long_wait(const L& lock) {
+  for (int i = 0; i < 3; ++i) {
+    lock.acquire();
+    told()->store(0);
+    Process child([lock] {
+      told()->store(1);
+      lock.acquire();
+      lock.release();
+    });
+    child.start();
+    until_told(1);
+    std::this_thread::sleep_for(30ms);  // not to wait for it, but to make it wait
+    lock.release();
+    child.join();
+    EXPECT_TRUE(lock.try_acquire());
+    lock.release();
+  }
+}
+
+TEST_F(Synchronize, AFreeLockIsThereForATryHoweverLongOthersWaitedS02) {
+  expect_free_after_a_long_wait(mp::Lock());
+  expect_free_after_a_long_wait(mp::RLock());
+  expect_free_after_a_long_wait(mp::Semaphore(1));
+  expect_free_after_a_long_wait(mp::BoundedSemaphore(1));
+}
+
 }  // namespace
 }  // namespace millrace::test
