@@ -10,6 +10,7 @@
 #include "tests/api/process_support.hpp"
 
 namespace mp = millrace;
+using namespace std::chrono_literals;
 
 namespace millrace::test {
 namespace {
