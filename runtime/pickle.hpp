@@ -21,10 +21,12 @@ struct PickleLimits {
   std::size_t memo = std::size_t{1} << 26;        ///< entries
   std::uint64_t values = std::uint64_t{1} << 26;  ///< shared ones counted wherever they occur
   unsigned depth = 2000;                          ///< of nesting
+  bool handles = false;                           ///< make them of what stands for them
 };
 
-/// Appends the pickle of a value. Strong guarantee. Throws TypeError for a handle, ValueError for
-/// text that is not UTF-8 and for values nested too deeply.
+/// Appends the pickle of a value. Strong guarantee. Throws TypeError for a handle for which nothing
+/// can stand in a pickle (pickle_handles.hpp), ValueError for text that is not UTF-8 and for values
+/// nested too deeply.
 void pickle(wire::Writer& out, const Object& value);
 
 /// The value of a pickle; bytes behind its end are ignored. Throws UnpicklingError for anything

@@ -6,6 +6,7 @@
 
 #include "runtime/object_node.hpp"
 #include "runtime/pickle.hpp"
+#include "runtime/pickle_handles.hpp"
 #include "runtime/pickle_opcodes.hpp"
 #include "runtime/utf8.hpp"
 
@@ -301,6 +302,8 @@ void Pickler::save_kind(const Object& value) {
     }
     case Kind::instance:
       return save_instance(Access::node<ItemsNode>(value)->span());
+    case Kind::handle:
+      return save(python_of_handle(value));
     default:
       throw TypeError("cannot pickle '" + value.type_name() +
                       "' object: it means nothing to another program");

@@ -18,6 +18,7 @@ constexpr PickleName kNames[] = {
     {"builtins", "getattr", Callable::opaque},
     {"builtins", "list", Callable::list},
     {"builtins", "range", Callable::range},
+    {"builtins", "reversed", Callable::opaque},
     {"builtins", "set", Callable::set},
     {"builtins", "slice", Callable::slice},
     {"multiprocessing.connection", "Connection", Callable::opaque},

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <utility>
 
+#include "runtime/pickle_handles.hpp"
 #include "runtime/unpickler.hpp"
 #include "runtime/utf8.hpp"
 
@@ -120,7 +121,7 @@ void Unpickler::call(bool by_newobj) {
   record.items[1] = std::move(arguments);
   if (by_newobj) record.items[3] = object_of_bool(true);
   account(record, record.span());
-  push(std::move(made));
+  push(limits_.handles ? handle_of_python(std::move(made)) : std::move(made));
 }
 
 Object Unpickler::made_of(const Object& callable, Object& arguments) {

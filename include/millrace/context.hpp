@@ -16,6 +16,8 @@
 
 namespace millrace {
 
+class SyncManager;
+
 /// The keyword argument of set_start_method.
 struct SetStartMethodOptions {
   bool force = false;  ///< also when it has been set before
@@ -57,6 +59,9 @@ class Context {
     options.context = this;
     return millrace::Pool(options, std::forward<A>(initializer)...);
   }
+
+  /// A started SyncManager whose server starts by this method: <millrace/managers.hpp>.
+  [[nodiscard]] SyncManager Manager() const;
 
   // What works the same under every start method.
   [[nodiscard]] millrace::Lock Lock() const { return millrace::Lock(); }

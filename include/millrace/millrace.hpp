@@ -19,6 +19,7 @@
 #include <millrace/exceptions.hpp>
 #include <millrace/interrupt.hpp>
 #include <millrace/logging.hpp>
+#include <millrace/managers.hpp>
 #include <millrace/object.hpp>
 #include <millrace/pool.hpp>
 #include <millrace/process.hpp>

@@ -1,0 +1,121 @@
+// A client's side of a manager: connections to one server, and the references this process has.
+//
+// Each thread has a connection of its own for calls of methods, as in CPython, so that one that
+// waits keeps nobody waiting and RLocks belong to threads; one more, the session, belongs to the
+// process and counts its references. A server of CPython's knows no sessions: each of its functions
+// gets a connection, and references of a process that is killed stay.
+//
+// fork(): the child is a client of its own that begins with the parent's references. The parent
+// asks for that before it forks, over a connection that only the child keeps: should either die at
+// any instant, the kernel closes it, and the server takes the references back.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <millrace/address.hpp>
+#include <millrace/bytes.hpp>
+#include <millrace/listener.hpp>
+#include <millrace/object.hpp>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace millrace::runtime {
+
+/// Python's value of an address, as tokens have it; and back. Throws TypeError.
+Object object_of_address(const connection::Address& address);
+connection::Address address_of_object(const Object& value);
+
+/// What the server answered.
+struct ManagerReply {
+  std::string kind;
+  Object value;
+};
+/// The value of '#RETURN'; throws what else there is.
+Object returned(ManagerReply reply);
+
+class ManagerLink;
+/// The link whose server's reply this thread decodes, or null.
+ManagerLink* replying_link() noexcept;
+
+/// One connection, used by one thread at a time.
+class ManagerChannel {
+ public:
+  enum class Peer { unknown, python, millrace, own_program };
+
+  explicit ManagerChannel(Connection connection) : connection_(std::move(connection)) {}
+  /// Sends a request and waits for its reply. Anything thrown but errors of encoding and decoding
+  /// leaves it broken.
+  /// `link`: whose server it is, for proxies in the reply.
+  ManagerReply exchange(const Object& request, ManagerLink* link = nullptr);
+  [[nodiscard]] bool broken() const noexcept { return broken_; }
+  void close() const noexcept { connection_.close(); }
+  [[nodiscard]] Peer peer() const noexcept { return peer_; }
+  void peer(Peer peer) noexcept { peer_ = peer; }
+
+  std::mutex mutex;  // of a session, which threads share
+
+ private:
+  Connection connection_;
+  Peer peer_ = Peer::unknown;
+  bool broken_ = false;
+};
+
+class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
+ public:
+  struct Target {
+    connection::Address address;
+    Bytes authkey;
+    bool legacy_md5 = true;
+  };
+
+  /// The link of this process to a server; makes no connection. Any thread.
+  static std::shared_ptr<ManagerLink> to(const Target& target);
+  explicit ManagerLink(Target target);
+  ManagerLink(const ManagerLink&) = delete;
+  ManagerLink& operator=(const ManagerLink&) = delete;
+  ~ManagerLink();
+
+  [[nodiscard]] const Target& target() const noexcept { return target_; }
+
+  /// Calls a function of the server itself: create, number_of_objects ...
+  Object call_server(const char* function, std::vector<Object> arguments);
+  /// Calls a method of an object, on this thread's connection.
+  ManagerReply call_object(const std::string& id, std::string_view method,
+                           std::vector<Object> arguments);
+  /// This process has one reference more, which the server knows of already, or is told of.
+  void adopt(const std::string& id);
+  void incref(const std::string& id);
+  /// One less. Never throws: a server that has ended has no references.
+  void decref(const std::string& id) noexcept;
+  /// The server has been told to end: nothing is sent any more, connections are closed.
+  void shut_down() noexcept;
+
+ private:
+  friend struct ForkedLinks;
+  using Channel = std::shared_ptr<ManagerChannel>;
+
+  Connection dial() const;
+  Channel open(std::uint64_t client, std::uint64_t parent);
+  Channel session();
+  Channel thread_channel();
+  void drop(const Channel& channel) noexcept;
+
+  const Target target_;
+  const std::uint64_t serial_;
+  std::atomic<bool> ended_{false};
+
+  // Under the lock of all links:
+  std::uint64_t client_;  // this process's number
+  Channel session_;
+  std::vector<std::weak_ptr<ManagerChannel>> channels_;
+  std::unordered_map<std::string, std::uint64_t> references_;
+  Channel for_child_;  // between a fork's beginning and its end
+  std::uint64_t child_ = 0;
+};
+
+}  // namespace millrace::runtime

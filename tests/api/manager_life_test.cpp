@@ -1,0 +1,147 @@
+// How managers begin and end, and clients and servers that are killed: G02-G12, **beyond**. Python:
+// _TestMyManager, _TestRemoteManager, _TestManagerRestart.
+#include <millrace/managers.hpp>
+#include <sstream>
+#include <string>
+#include <thread>
+
+#include "tests/leak_check.hpp"
+
+namespace millrace::test {
+namespace {
+
+struct LifeError : std::runtime_error {
+  using runtime_error::runtime_error;
+};
+
+class Thing {
+ public:
+  std::string name() const { return "thing"; }
+};
+
+void greet(const std::string&) {}
+void refuse(const std::string& text) { throw LifeError(text); }
+
+}  // namespace
+}  // namespace millrace::test
+MILLRACE_EXCEPTION(millrace::test::LifeError);
+namespace millrace::test {
+namespace {
+
+using ManagerLifeTest = LeakCheck;
+
+std::string printed(const BaseProxy& value) {
+  std::ostringstream out;
+  out << value;
+  return out.str();
+}
+
+// G02-G08
+TEST_F(ManagerLifeTest, LifeOfAManager) {
+  SyncManager manager;
+  EXPECT_THROW(static_cast<void>(manager.list()), AssertionError);
+  EXPECT_THROW(manager.shutdown(), AttributeError);
+  manager.start(greet, "init");
+  EXPECT_THROW(manager.start(), ProcessError);
+  EXPECT_THROW(static_cast<void>(manager.get_server()), ProcessError);
+  auto list = manager.list({1});
+  manager.shutdown();
+  manager.shutdown();
+  EXPECT_THROW(manager.start(), ProcessError);
+  EXPECT_THROW(static_cast<void>(list.size()), std::exception);
+  EXPECT_TRUE(printed(list).ends_with("; '__str__()' failed>"));
+  manager.join();
+}
+
+TEST_F(ManagerLifeTest, WhatTheInitializerThrowsComesOut) {
+  SyncManager manager;
+  EXPECT_THROW(manager.start(refuse, "no"), LifeError);
+  EXPECT_THROW(BaseManager({.authkey = ""}), ValueError);
+}
+
+TEST_F(ManagerLifeTest, TheServersProcessIsNamedAfterItsManager) {
+  struct MyManager : BaseManager {
+    MyManager() { register_type<Thing>("Thing", {{"name", &Thing::name}}); }
+  } mine;
+  mine.start();
+  ASSERT_EQ(active_children().size(), 1U);
+  EXPECT_TRUE(active_children()[0].name().starts_with("MyManager-"));
+}
+
+// G07, G10: _TestManagerRestart
+TEST_F(ManagerLifeTest, OthersConnectAndTheAddressCanBeUsedAgain) {
+  for (int round = 0; round < 2; ++round) {
+    static int port = 0;
+    SyncManager manager({.address = {"127.0.0.1", port}, .authkey = "abracadabra"});
+    manager.start();
+    port = manager.address().port();
+    SyncManager client({.address = manager.address(), .authkey = "abracadabra"});
+    client.connect();
+    auto queue = client.Queue();
+    queue.put("hello");
+    EXPECT_EQ(queue.get<std::string>(), "hello");
+    SyncManager stranger({.address = manager.address(), .authkey = "wrong"});
+    EXPECT_THROW(stranger.connect(), AuthenticationError);
+    EXPECT_THROW(client.shutdown(), AttributeError);
+    queue = QueueProxy(nullptr);
+    manager.shutdown();
+  }
+}
+
+TEST_F(ManagerLifeTest, AServerInThisProcessServesUntilShutdown) {
+  SyncManager manager({.authkey = "k"});
+  auto server = manager.get_server();
+  std::thread serving([&] { server.serve_forever(); });
+  {
+    SyncManager client({.address = server.address(), .authkey = "k"});
+    Process child([&] {
+      client.connect();
+      auto list = client.list({1, 2});
+      if (list.size() != 2) throw SystemExit(3);
+    });
+    child.start();
+    ASSERT_TRUE(child.join());
+    EXPECT_EQ(child.exitcode(), 0);
+    child.close();
+  }
+  server.shutdown();
+  serving.join();
+}
+
+// Clients that are killed: **beyond** Python.
+TEST_F(ManagerLifeTest, AKilledClientGivesBackWhatItHeld) {
+  auto manager = Manager();
+  auto lock = manager.Lock();
+  auto queue = manager.Queue();
+  auto held = manager.Event();
+  Process child([=] {
+    const auto own = queue;
+    lock.acquire();
+    held.set();
+    static_cast<void>(own.get());
+  });
+  child.start();
+  held.wait();
+  child.kill();
+  ASSERT_TRUE(child.join());
+  child.close();
+  EXPECT_THROW(lock.acquire(), AbandonedLock);
+  lock.acquire();
+  queue.put(1);
+  EXPECT_EQ(queue.get<int>(), 1) << "nobody has taken it";
+}
+
+TEST_F(ManagerLifeTest, ClientsOfAKilledServerHearOfIt) {
+  auto manager = Manager();
+  auto queue = manager.Queue();
+  ASSERT_EQ(active_children().size(), 1U);
+  const ProcessHandle server = active_children()[0];
+  std::thread waiting([&] { EXPECT_THROW(static_cast<void>(queue.get()), std::exception); });
+  server.kill();
+  waiting.join();
+  EXPECT_THROW(static_cast<void>(queue.qsize()), std::exception);
+  server.join();
+}
+
+}  // namespace
+}  // namespace millrace::test

@@ -1,0 +1,81 @@
+// Clients of a manager that are killed inside calls, at random, many at once: the server goes on,
+// nothing stays locked, and what they had is given back. **beyond** Python.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <millrace/managers.hpp>
+#include <millrace/process.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/leak_check.hpp"
+
+namespace millrace::test {
+namespace {
+
+int kills() {
+  const char* const much = std::getenv("MILLRACE_STRESS");
+  return much != nullptr && std::string(much) == "full" ? 1000 : 100;
+}
+
+using ManagerKillTest = LeakCheck;
+
+// Until it is killed: every kind of call, with its own objects and with shared ones.
+void torment(const AcquirerProxy& lock, const QueueProxy& queue, const DictProxy& dict,
+             const EventProxy& begun, const BaseManager& manager) {
+  begun.set();
+  for (int i = 0;; ++i) {
+    try {
+      const std::scoped_lock guard(lock);
+      dict["last"] = i;
+    } catch (const AbandonedLock&) {
+      continue;
+    }
+    queue.put(i);
+    static_cast<void>(queue.get());
+    const auto own = manager.create<ListProxy>("list");
+    own.append(i);
+  }
+}
+
+TEST_F(ManagerKillTest, TheServerOutlivesClientsThatAreKilledInsideCalls) {
+  auto manager = Manager();
+  auto lock = manager.Lock();
+  auto queue = manager.Queue();
+  auto dict = manager.dict();
+  std::mt19937 random(20);
+  std::uniform_int_distribution<useconds_t> delay(0, 4000);
+  constexpr std::size_t kAtOnce = 4;
+  const int rounds = kills() / static_cast<int>(kAtOnce);
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<Process> clients;
+    for (std::size_t i = 0; i < kAtOnce; ++i) {
+      auto begun = manager.Event();
+      clients.emplace_back([&, begun] { torment(lock, queue, dict, begun, manager); });
+      clients.back().start();
+      begun.wait();
+    }
+    ::usleep(delay(random));  // when they are killed is left to chance
+    for (Process& each : clients) each.kill();
+    for (Process& each : clients) {
+      each.join();
+      each.close();
+    }
+    try {
+      lock.acquire();
+    } catch (const AbandonedLock&) {
+      lock.acquire();
+    }
+    lock.release();
+    while (!queue.empty()) static_cast<void>(queue.get_nowait());
+  }
+  // Connections of the dead may still be on their way out of the server.
+  while (manager.number_of_objects() > 3) ::usleep(1000);
+  EXPECT_EQ(manager.number_of_objects(), 3U);
+  EXPECT_TRUE(dict.contains("last"));
+}
+
+}  // namespace
+}  // namespace millrace::test
