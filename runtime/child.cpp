@@ -128,17 +128,17 @@ void on_parent_thread_end(int) {
   errno = saved;
 }
 
-// The distant parent's pidfd and who made this process instead, written before the handler that
-// reads them is installed.
+pid_t g_forked_by = 0;  // written by fork_process() in the child
+
+// The distant parent's pidfd, written before the handler that reads it is installed.
 int g_distant_parent = -1;
-pid_t g_server = 0;
 std::optional<timer_t> g_look;
 
 void on_notice_of_distant_parent(int) {
   const int saved = errno;
   pollfd ended{g_distant_parent, POLLIN, 0};
   if (::poll(&ended, 1, 0) == 1) ::_exit(1);
-  if (g_look && ::getppid() != g_server) {
+  if (g_look && ::getppid() != g_forked_by) {
     const timespec often{0, 100'000'000};
     const itimerspec looks{often, often};
     ::timer_settime(*g_look, 0, &looks, nullptr);
@@ -177,6 +177,7 @@ int raw_status(const siginfo_t& info) noexcept {
 pid_t fork_process(shm::ProcessId child_id) {
   flush_std_streams();
   AffinityMask before = AffinityMask::of_this_thread();
+  const pid_t maker = ::getpid();
   pid_t pid = -1;
   int error = 0;
   {
@@ -186,6 +187,7 @@ pid_t fork_process(shm::ProcessId child_id) {
     error = errno;
     if (pid == 0) {
       blocked.let_through_endings();
+      g_forked_by = maker;
       become_child(child_id, std::move(before));
       return 0;
     }
@@ -198,7 +200,10 @@ pid_t fork_process(shm::ProcessId child_id) {
   return pid;
 }
 
-void restore_affinity() noexcept { inherited_mask().apply(); }
+void restore_affinity() noexcept {
+  // One that is as wide as the program's has not been changed around the fork.
+  if (!(inherited_mask() == AffinityMask::initial())) inherited_mask().apply();
+}
 
 void set_parent_affinity(AffinityMask mask) noexcept { inherited_mask() = std::move(mask); }
 
@@ -273,7 +278,6 @@ void end_with_distant_parent(pid_t parent_pid, shm::ProcessId parent) noexcept {
   g_distant_parent = static_cast<int>(::syscall(SYS_pidfd_open, parent_pid, 0U));
   // Asked afterwards: the descriptor is that process's.
   if (!shm::ProcessTable::instance().check_alive(parent)) ::_exit(1);
-  g_server = ::getppid();
   sigevent notice{};
   notice.sigev_notify = SIGEV_SIGNAL;
   notice.sigev_signo = SIGURG;

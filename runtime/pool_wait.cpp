@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "runtime/child.hpp"
+#include "runtime/fork_hazards.hpp"
 #include "runtime/pool_range.hpp"
 #include "runtime/process_pool.hpp"
 #include "shm/parking.hpp"
@@ -253,7 +254,7 @@ int ProcessPool::sleep(const Watch& watch) {
 // Called with the lock, when a job was submitted for which nobody need wait.
 void ProcessPool::start_collector() {
   if (!collector_.joinable()) {
-    collector_ = std::thread([this] {
+    collector_ = std::thread([this, own = std::make_unique<OwnThread>()] {
       collector_loop();
       if (orphaned_) delete this;
     });

@@ -18,6 +18,7 @@
 #include "runtime/child_binding.hpp"
 #include "runtime/context_state.hpp"
 #include "runtime/exceptions.hpp"
+#include "runtime/fork_hazards.hpp"
 #include "runtime/fork_server.hpp"
 #include "runtime/process_record.hpp"
 #include "runtime/spawn.hpp"
@@ -169,6 +170,7 @@ void Process::start() {
     message = runtime::describe_child(*record_, method, parent, binding);
     runtime::SpawnedProcess::encode(message->writer(), *this);
   }
+  if (method == "fork") runtime::check_fork();
   SpareDescriptor spare;
   const bool served = method == "forkserver";
   runtime::ServedChild child;

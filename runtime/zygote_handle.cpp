@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "runtime/child.hpp"
+#include "runtime/fork_hazards.hpp"
 #include "runtime/zygote.hpp"
 #include "runtime/zygote_start.hpp"
 #include "shm/parking.hpp"
@@ -39,7 +40,7 @@ int new_poke_fd() {
   const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (fd > kPokeDescriptor) return fd;
   const int higher = fd < 0 ? fd : ::fcntl(fd, F_DUPFD_CLOEXEC, kPokeDescriptor + 1);
-  const int error = errno;
+  const int error = errno == EINVAL ? EMFILE : errno;  // the limit is below what is asked for
   if (fd >= 0) ::close(fd);
   if (higher < 0) throw std::system_error(error, std::generic_category(), "eventfd of a pool");
   return higher;
@@ -84,6 +85,7 @@ Zygote::Zygote(PoolShared& shared, const PoolPlan& plan) : shared_(shared) {
 }
 
 void Zygote::start(const PoolPlan& plan, SpawnMessage* message) {
+  if (message == nullptr) check_fork();
   id_ = shm::ProcessTable::instance().reserve();
   if (message != nullptr) {
     pid_ = message->send(id_, StartKind::zygote, poke_fd_);
