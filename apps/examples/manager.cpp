@@ -24,6 +24,7 @@ void f(const mp::DictProxy& d, const mp::ListProxy& l) {
 
 int main(int argc, char** argv) {
   mp::freeze_support(argc, argv);
+  if (argc > 1) mp::set_start_method(argv[1]);
   const mp::SyncManager manager = mp::Manager();
 
   const mp::DictProxy d = manager.dict();

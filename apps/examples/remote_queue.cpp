@@ -26,6 +26,7 @@ void print_one(const mp::connection::Address& address) {
 
 int main(int argc, char** argv) {
   mp::freeze_support(argc, argv);
+  if (argc > 1) mp::set_start_method(argv[1]);
   const mp::Queue<> queue;
   mp::BaseManager m({.address = {"127.0.0.1", 0}, .authkey = "abracadabra"});
   m.register_callable("get_queue", [queue] { return queue; });
