@@ -173,9 +173,11 @@ void Acceptor::take_arrivals(Local& here) {
       drop(here, here.peers.begin());
       continue;
     }
-    send_at_once(socket.get());
     connection::Address who;
-    if (socket_.family() != AF_UNIX) who = address_of(from);
+    if (socket_.family() != AF_UNIX) {
+      send_at_once(socket.get());
+      who = address_of(from);
+    }
     if (!rules_.key) {
       here.known.push_back({std::move(socket), std::move(who)});
       return;
@@ -203,7 +205,7 @@ void Acceptor::admit(Local& here, Descriptor socket, connection::Address from) {
   const int fd = socket.get();
   here.peers.push_back(
       {Handshake(std::move(socket), AuthExchange::Side::accepting, *rules_.key, deadline),
-       std::move(from), now});
+       std::move(from), now, false});
   const auto peer = std::prev(here.peers.end());
   try {
     here.by_fd.emplace(fd, peer);
@@ -218,12 +220,13 @@ void Acceptor::admit(Local& here, Descriptor socket, connection::Address from) {
 
 void Acceptor::step(Local& here, Peers::iterator peer) {
   const int fd = peer->handshake.fd();
-  switch (peer->handshake.advance()) {
+  const Handshake::State state = peer->handshake.advance();
+  switch (state) {
     case Handshake::State::reading:
-      watch(here.epoll, EPOLL_CTL_MOD, fd, EPOLLIN);
-      return;
     case Handshake::State::writing:
-      watch(here.epoll, EPOLL_CTL_MOD, fd, EPOLLOUT);
+      if (peer->writing == (state == Handshake::State::writing)) return;
+      peer->writing = !peer->writing;
+      watch(here.epoll, EPOLL_CTL_MOD, fd, peer->writing ? EPOLLOUT : EPOLLIN);
       return;
     case Handshake::State::done:
       watch(here.epoll, EPOLL_CTL_DEL, fd, 0);

@@ -73,6 +73,7 @@ class Acceptor {
     Handshake handshake;
     connection::Address from;
     Timeout::Clock::time_point since;
+    bool writing = false;  // what its descriptor is watched for
   };
   using Peers = std::list<Peer>;
 

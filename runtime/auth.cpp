@@ -172,6 +172,7 @@ AuthExchange::Step AuthExchange::take_challenge(std::string_view frame) {
   try {
     Step step{{response_to(frame, key_), {}}, false, {}};
     wanted_ = Wanted::verdict;
+    if (side_ == Side::connecting) step.frames[1] = challenge_ = make_challenge();
     return step;
   } catch (const AuthenticationError& error) {
     return {{}, false, error.what()};
@@ -184,10 +185,8 @@ AuthExchange::Step AuthExchange::take_verdict(std::string_view frame) {
   } catch (const AuthenticationError& error) {
     return {{}, false, error.what()};
   }
-  if (side_ == Side::accepting) return {{}, true, {}};
   wanted_ = Wanted::response;
-  challenge_ = make_challenge();
-  return {{challenge_, {}}, false, {}};
+  return {{}, side_ == Side::accepting, {}};
 }
 
 }  // namespace millrace::runtime

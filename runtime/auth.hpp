@@ -7,10 +7,11 @@
 //                                         <-  {sha256}<32 bytes>, or CPython < 3.12: <16 bytes>
 //   #WELCOME# or #FAILURE#                ->
 //
-// The accepting side delivers first, then answers; the connecting side the other way round. A
-// challenge is never used twice. The digest is the challenger's choice: ours is sha256, though the
-// 16 bytes of HMAC-MD5, which CPython before 3.12 answers with whatever it is sent, are taken too
-// unless the user forbids it.
+// The accepting side delivers first, then answers; the connecting side the other way round. The
+// connecting side sends its challenge right behind its response: the peer reads one after the
+// other, and a round trip is saved. A challenge is never used twice. The digest is the challenger's
+// choice: ours is sha256, though the 16 bytes of HMAC-MD5, which CPython before 3.12 answers with
+// whatever it is sent, are taken too unless the user forbids it.
 #pragma once
 
 #include <cstddef>

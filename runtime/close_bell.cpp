@@ -44,6 +44,8 @@ std::shared_ptr<const CloseBell> CloseBell::take() {
   return made;
 }
 
+bool CloseBell::is_current() const noexcept { return owner_ == own_pid(); }
+
 void CloseBell::ring() noexcept {
   Current& all = current();
   std::shared_ptr<const CloseBell> rung;

@@ -22,6 +22,8 @@ class CloseBell {
  public:
   /// The process's bell, which nobody has rung yet. Throws std::system_error (EMFILE).
   static std::shared_ptr<const CloseBell> take();
+  /// True when it may still be slept on in this process.
+  [[nodiscard]] bool is_current() const noexcept;
   /// Wakes everybody who holds it.
   static void ring() noexcept;
 

@@ -16,15 +16,13 @@ Handshake::Handshake(Descriptor socket, AuthExchange::Side side, const AuthKey& 
 }
 
 Handshake::State Handshake::advance() {
-  for (;;) {
-    const bool flushed = flush();
-    if (lost_) return State::lost;
-    if (refused_) return State::refused;  // whether or not the peer heard why
-    if (!flushed) return State::writing;
-    if (finished_) return State::done;
-    if (!receive()) return lost_ ? State::lost : State::reading;
-    take();
-  }
+  // What leads to one answer after the other is answered at once.
+  while (!finished_ && !refused_ && !lost_ && receive()) take();
+  const bool flushed = lost_ || flush();
+  if (refused_) return State::refused;  // whether or not the peer heard why
+  if (lost_) return State::lost;
+  if (!flushed) return State::writing;
+  return finished_ ? State::done : State::reading;
 }
 
 void Handshake::queue(std::string_view frame) {
@@ -42,7 +40,7 @@ bool Handshake::flush() {
     } else if (errno == EAGAIN) {
       return false;
     } else if (errno != EINTR) {
-      lose(errno, "the peer has broken the connection off");
+      lose_by(errno);
       return false;
     }
   }
@@ -67,12 +65,12 @@ bool Handshake::receive() {
     if (got > 0) {
       got_ += static_cast<std::size_t>(got);
     } else if (got == 0) {
-      lose(0, "the peer has closed the connection");
+      lose_by(EPIPE);
       return false;
     } else if (errno == EAGAIN) {
       return false;
     } else if (errno != EINTR) {
-      lose(errno, "the peer has broken the connection off");
+      lose_by(errno);
       return false;
     }
   }
@@ -88,6 +86,15 @@ void Handshake::take() {
   finished_ = step.done;
   refused_ = !step.failure.empty();
   reason_ = std::move(step.failure);
+}
+
+// A peer that has closed the connection may not have read all that it was sent: a reset.
+void Handshake::lose_by(int error) {
+  if (error == EPIPE || error == ECONNRESET) {
+    lose(0, "the peer has closed the connection");
+  } else {
+    lose(error, "the peer has broken the connection off");
+  }
 }
 
 void Handshake::lose(int error, std::string why) {

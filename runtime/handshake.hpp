@@ -52,6 +52,7 @@ class Handshake {
   bool flush();    // false: no room
   bool receive();  // false: no whole frame yet
   void take();
+  void lose_by(int error);
   void lose(int error, std::string why);
 
   Descriptor socket_;

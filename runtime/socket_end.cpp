@@ -107,7 +107,7 @@ class SocketEnd::Use {
   ~Use() {
     // CLOSE socket: as above
     const std::uint64_t before = end_.uses_.fetch_sub(kOneUse, std::memory_order_acq_rel);
-    if ((before & (kUses | kClosing)) == (kOneUse | kClosing)) end_.socket_.reset();
+    if ((before & (kUses | kClosing)) == (kOneUse | kClosing)) end_.let_go();
   }
 
  private:
@@ -144,7 +144,9 @@ class SocketEnd::Turn {
 /// Sleeping on the socket, and hearing that it is closed meanwhile.
 class SocketEnd::Pause {
  public:
-  explicit Pause(const SocketEnd& end) noexcept : end_(end) {}
+  /// `bell`: where it is kept between waits.
+  Pause(const SocketEnd& end, std::shared_ptr<const CloseBell>& bell) noexcept
+      : end_(end), bell_(bell) {}
 
   /// Until it is ready for `events`; false at the deadline. Between messages: SIGINT ends it.
   bool between_messages(short events, Clock::time_point deadline) {
@@ -157,7 +159,7 @@ class SocketEnd::Pause {
   template <class Poll>
   bool sleep(short events, Poll poll) {
     for (;;) {
-      if (!bell_) bell_ = CloseBell::take();
+      if (!bell_ || !bell_->is_current()) bell_ = CloseBell::take();
       end_.check_open();
       std::array<pollfd, 2> fds{pollfd{end_.socket_.get(), events, 0},
                                 pollfd{bell_->fd(), POLLIN, 0}};
@@ -168,7 +170,7 @@ class SocketEnd::Pause {
   }
 
   const SocketEnd& end_;
-  std::shared_ptr<const CloseBell> bell_;
+  std::shared_ptr<const CloseBell>& bell_;
 };
 
 SocketEnd::SocketEnd(Descriptor socket, shm::ObjectRef object) noexcept
@@ -176,6 +178,13 @@ SocketEnd::SocketEnd(Descriptor socket, shm::ObjectRef object) noexcept
 
 SocketObject& SocketEnd::shared() const noexcept {
   return *static_cast<SocketObject*>(object_.payload());
+}
+
+// Nobody uses the end any more.
+void SocketEnd::let_go() noexcept {
+  socket_.reset();
+  send_bell_.reset();
+  receive_bell_.reset();
 }
 
 void SocketEnd::send(FrameKind, std::span<const FramePart> parts) {
@@ -190,7 +199,7 @@ void SocketEnd::send(FrameKind, std::span<const FramePart> parts) {
   all.front() = {header.data(), put_header(header, size)};
 
   Turn turn(shared().sending, *this);
-  Pause pause(*this);
+  Pause pause(*this, send_bell_);
   turn.enter();
   std::span<iovec> left(all);
   for (bool begun = false; !left.empty();) {
@@ -230,7 +239,7 @@ std::size_t SocketEnd::receive_frame(FrameBuffer& frame, std::span<std::byte> ro
                                      std::size_t maxlength) {
   const Use use(*this);
   Turn turn(shared().receiving, *this);
-  Pause pause(*this);
+  Pause pause(*this, receive_bell_);
   const std::size_t size = receive_length(turn, pause, maxlength);
   if (room.data() != nullptr && size <= room.size()) {
     receive_all(turn, pause, room.first(size));
@@ -304,7 +313,9 @@ bool SocketEnd::poll(Timeout timeout) {
   const auto deadline = timeout.deadline();
   pollfd event{socket_.get(), POLLIN, 0};
   if (::poll(&event, 1, 0) > 0) return true;
-  return Clock::now() < deadline && Pause(*this).between_messages(POLLIN, deadline);
+  if (Clock::now() >= deadline) return false;
+  std::shared_ptr<const CloseBell> bell;
+  return Pause(*this, bell).between_messages(POLLIN, deadline);
 }
 
 int SocketEnd::fileno() {
@@ -320,19 +331,10 @@ void SocketEnd::shut() noexcept {
                                       std::memory_order_relaxed)) {
   }
   if ((own_uses(known) & kUses) == 0) {
-    socket_.reset();
+    let_go();
   } else {
     CloseBell::ring();
   }
-}
-
-Connection socket_connection(Descriptor socket) {
-  shm::ObjectRef object(
-      shm::ObjectRequest{sizeof(SocketObject), shm::object_type<Connection>(), 0, {}, 0});
-  auto& made = *::new (object.payload()) SocketObject{};
-  made.connection = {0, EndKind::local, 0, true, true};
-  auto end = std::make_unique<SocketEnd>(std::move(socket), object);
-  return make_connection(std::move(end), std::move(object));
 }
 
 }  // namespace millrace::runtime

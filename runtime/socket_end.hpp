@@ -20,10 +20,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <millrace/connection.hpp>
 #include <millrace/handle.hpp>
 #include <span>
 
+#include "runtime/close_bell.hpp"
 #include "runtime/connection_end.hpp"
 #include "runtime/descriptor.hpp"
 #include "shm/shared_lock.hpp"
@@ -65,6 +67,7 @@ class SocketEnd final : public ConnectionEnd {
   class Pause;
 
   [[nodiscard]] SocketObject& shared() const noexcept;
+  void let_go() noexcept;
   std::size_t receive_length(Turn& turn, Pause& pause, std::size_t maxlength);
   void receive_all(Turn& turn, Pause& pause, std::span<std::byte> room);
   std::size_t receive_frame(FrameBuffer& frame, std::span<std::byte> room, std::size_t maxlength);
@@ -74,6 +77,9 @@ class SocketEnd final : public ConnectionEnd {
   // {pid:32, calls under way:31, closing:1}. Whoever is the last to leave closes the socket. A
   // forked child counts anew.
   std::atomic<std::uint64_t> uses_{0};
+  // Kept from one wait to the next, each by who has the turn; both go with the socket.
+  std::shared_ptr<const CloseBell> send_bell_;
+  std::shared_ptr<const CloseBell> receive_bell_;
 };
 
 /// The Connection over a connected socket.

@@ -40,7 +40,7 @@ bool is_own_peer(int socket) noexcept {
   SystemAddress here;
   SystemAddress there;
   here.size = there.size = sizeof here.storage;
-  return ::getsockname(socket, here.get(), &here.size) == 0 && here.family() != AF_UNIX &&
+  return ::getsockname(socket, here.get(), &here.size) == 0 &&
          ::getpeername(socket, there.get(), &there.size) == 0 &&
          address_of(here) == address_of(there);
 }
@@ -73,8 +73,7 @@ const char* remedy(int error) {
 }
 
 void set_blocking(int socket) {
-  const int flags = ::fcntl(socket, F_GETFL);
-  if (flags < 0 || ::fcntl(socket, F_SETFL, flags & ~O_NONBLOCK) != 0) {
+  if (::fcntl(socket, F_SETFL, 0) != 0) {  // a new socket has no other flag
     throw std::system_error(errno, std::generic_category(), "Client: fcntl");
   }
 }
@@ -88,10 +87,10 @@ Descriptor connect_to(const Address& address, const std::optional<std::string>& 
   for (const SystemAddress& each : resolve(address, kind)) {
     Descriptor socket(::socket(kind, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     error = socket.get() < 0 ? errno : connect_once(socket.get(), each, call);
-    if (error == 0 && is_own_peer(socket.get())) error = ECONNREFUSED;
+    if (error == 0 && kind != AF_UNIX && is_own_peer(socket.get())) error = ECONNREFUSED;
     if (error != 0) continue;
     set_blocking(socket.get());
-    send_at_once(socket.get());
+    if (kind != AF_UNIX) send_at_once(socket.get());
     return socket;
   }
   throw std::system_error(error, std::generic_category(),
@@ -100,7 +99,6 @@ Descriptor connect_to(const Address& address, const std::optional<std::string>& 
 
 void send_at_once(int socket) noexcept {
   const int on = 1;
-  // Fails for AF_UNIX, which never waits.
   (void)::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 

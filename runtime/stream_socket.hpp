@@ -15,8 +15,8 @@ namespace millrace::runtime {
 /// KeyboardInterrupt.
 Descriptor connect_to(const connection::Address& address, const std::optional<std::string>& family);
 
-/// Small messages go at once instead of waiting for others to go with. No error: it is a matter of
-/// speed.
+/// Of AF_INET and AF_INET6, for AF_UNIX does so anyway: small messages go at once instead of
+/// waiting for others to go with. No error: it is a matter of speed.
 void send_at_once(int socket) noexcept;
 
 /// "peer ('127.0.0.1', 4711)" or "peer process 4711".

@@ -18,7 +18,7 @@ constexpr std::size_t kChallengeBytes = 59;
 
 // An honest client is let in by whatever else goes on.
 void expect_served(const Listener& listener) {
-  auto caller = call(listener.address(), {.authkey = "key"});
+  auto caller = call(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
   const Connection here = listener.accept();
   const Connection there = caller.get();
   there.send(1);
@@ -38,15 +38,15 @@ std::string text_of(Call&& call) {
 
 TEST_F(ListenerTest, AKeyLetsIn) {
   for (const char* family : {"AF_UNIX", "AF_INET"}) {
-    const Listener listener({.family = family, .authkey = "key"});
+    const Listener listener({.family = family, .authkey = "key", .handshake_timeout = kPatient});
     expect_served(listener);
   }
 }
 
 // L02: AuthenticationError, and the Listener stays usable
 TEST_F(ListenerTest, AnotherKeyIsRefusedAtBothEnds) {
-  const Listener listener({.family = "AF_INET", .authkey = "key"});
-  auto caller = call(listener.address(), {.authkey = "another"});
+  const Listener listener({.family = "AF_INET", .authkey = "key", .handshake_timeout = kPatient});
+  auto caller = call(listener.address(), {.authkey = "another", .handshake_timeout = kPatient});
   const std::string here = text_of<AuthenticationError>([&] { (void)listener.accept(); });
   EXPECT_NE(here.find("digest received was wrong"), std::string::npos) << here;
   EXPECT_NE(here.find("127.0.0.1"), std::string::npos) << here;
@@ -77,7 +77,7 @@ TEST_F(ListenerTest, AClientWithAKeyGivesUpOnASilentListener) {
 
 TEST_F(ListenerTest, AListenerThatHangsUpIsTheEndOfFile) {
   const Listener listener;
-  auto caller = call(listener.address(), {.authkey = "key"});
+  auto caller = call(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
   listener.accept().close();
   EXPECT_THROW(caller.get(), EOFError);
 }
@@ -115,7 +115,8 @@ TEST_F(ListenerTest, ASilentPeerIsDroppedAtItsDeadline) {
   const RawPeer silent(listener.address());
   auto accepting = std::async(std::launch::async, [&] { return listener.accept(); });
   silent.wait_for_end();
-  const Connection there = Client(listener.address(), {.authkey = "key"});
+  const Connection there =
+      Client(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
   const Connection here = accepting.get();
 }
 
@@ -134,15 +135,17 @@ TEST_F(ListenerTest, ASilentPeerIsDroppedThoughAnotherThreadLetItIn) {
   auto waiting = std::async(std::launch::async, [&] { return listener.accept(); });
   auto also = std::async(std::launch::async, [&] { return listener.accept(); });
   const RawPeer silent(listener.address());
-  const Connection first = Client(listener.address(), {.authkey = "key"});
+  const Connection first =
+      Client(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
   silent.wait_for_end();  // whichever thread is left
-  const Connection second = Client(listener.address(), {.authkey = "key"});
+  const Connection second =
+      Client(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
   (void)waiting.get();
   (void)also.get();
 }
 
 TEST_F(ListenerTest, AFrameTooLongForAHandshakeEndsIt) {
-  const Listener listener({.authkey = "key"});
+  const Listener listener({.authkey = "key", .handshake_timeout = kPatient});
   for (const std::string& head :
        {RawPeer::header(257), RawPeer::header(0xffffffff), RawPeer::header(0xfffffffe),
         RawPeer::header(0), std::string("GET /")}) {
@@ -155,7 +158,7 @@ TEST_F(ListenerTest, AFrameTooLongForAHandshakeEndsIt) {
 }
 
 TEST_F(ListenerTest, APeerThatGoesInTheMiddleIsForgotten) {
-  const Listener listener({.backlog = 8, .authkey = "key"});
+  const Listener listener({.backlog = 8, .authkey = "key", .handshake_timeout = kPatient});
   using namespace std::string_view_literals;
   for (const std::string_view sent : {""sv, "\0\0"sv, "\0\0\0\x28{sha256}"sv}) {
     RawPeer gone(listener.address());
@@ -166,14 +169,14 @@ TEST_F(ListenerTest, APeerThatGoesInTheMiddleIsForgotten) {
 }
 
 TEST_F(ListenerTest, ChallengesAreFreshAndOldAnswersWorthNothing) {
-  const Listener listener({.authkey = "key"});
+  const Listener listener({.authkey = "key", .handshake_timeout = kPatient});
   // What an honest client answers to the first challenge ...
   RawPeer first(listener.address());
   EXPECT_THROW(listener.accept(milliseconds(0)), TimeoutError);
   const std::string challenge = first.read_frame();
   ASSERT_EQ(challenge.size(), kChallengeBytes);
   const Listener other;
-  auto caller = call(other.address(), {.authkey = "key"});
+  auto caller = call(other.address(), {.authkey = "key", .handshake_timeout = kPatient});
   const Connection relay = other.accept();
   relay.send_bytes(challenge);
   const Bytes answer = relay.recv_bytes();
@@ -196,7 +199,8 @@ TEST_F(ListenerTest, MoreSilentPeersThanItKeepsMakeRoomForOthers) {
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &usual), 0);
   const rlimit few{64, usual.rlim_max};
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
-  const Listener listener({.family = "AF_INET", .backlog = 128, .authkey = "key"});
+  const Listener listener(
+      {.family = "AF_INET", .backlog = 128, .authkey = "key", .handshake_timeout = kPatient});
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &usual), 0);
   const std::size_t before = names_in("/proc/self/fd").size();
   std::vector<RawPeer> silent;
@@ -212,7 +216,7 @@ TEST_F(ListenerTest, MoreSilentPeersThanItKeepsMakeRoomForOthers) {
 
 // Random bytes, and frames of random bytes, at every step.
 TEST_F(ListenerTest, GarbageIsOutlived) {
-  const Listener listener({.authkey = "key"});
+  const Listener listener({.authkey = "key", .handshake_timeout = kPatient});
   std::minstd_rand random(4711);
   for (int i = 0; i < 300; ++i) {
     RawPeer rude(listener.address());
@@ -241,7 +245,7 @@ TEST_F(ListenerTest, GarbageIsOutlived) {
 
 // A thousand clients that are killed somewhere in their handshake.
 TEST_F(ListenerTest, ClientsThatAreKilledDisturbNobody) {
-  const Listener listener({.backlog = 64, .authkey = "key"});
+  const Listener listener({.backlog = 64, .authkey = "key", .handshake_timeout = kPatient});
   auto accepting = std::async(std::launch::async, [&] {
     int known = 0;
     try {
@@ -260,7 +264,7 @@ TEST_F(ListenerTest, ClientsThatAreKilledDisturbNobody) {
     for (Process& each : callers) {
       each = Process(
           [](const Address& address) {
-            for (;;) (void)Client(address, {.authkey = "key"});
+            for (;;) (void)Client(address, {.authkey = "key", .handshake_timeout = kPatient});
           },
           listener.address());
       each.start();
@@ -270,7 +274,8 @@ TEST_F(ListenerTest, ClientsThatAreKilledDisturbNobody) {
     for (Process& each : callers) each.kill();
     for (Process& each : callers) each.join();
   }
-  const Connection honest = Client(listener.address(), {.authkey = "key"});
+  const Connection honest =
+      Client(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
   listener.close();
   EXPECT_GT(accepting.get(), 0);
 }

@@ -32,6 +32,9 @@ using connection::Listener;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
+/// For a handshake on a machine that is as slow as it likes.
+inline constexpr auto kPatient = std::chrono::hours(1);
+
 inline bool exists_path(const std::string& path) {
   struct stat file {};
   return ::lstat(path.c_str(), &file) == 0;

@@ -265,9 +265,10 @@ TEST_F(ListenerTest, BadAddressesAreNamedInTheError) {
 }
 
 TEST_F(ListenerTest, ManyClientsAtOnceAreAllServed) {
-  const Listener listener({.authkey = "key"});
+  const Listener listener({.authkey = "key", .handshake_timeout = kPatient});
   std::vector<std::future<Connection>> callers;
-  for (int i = 0; i < 32; ++i) callers.push_back(call(listener.address(), {.authkey = "key"}));
+  for (int i = 0; i < 32; ++i)
+    callers.push_back(call(listener.address(), {.authkey = "key", .handshake_timeout = kPatient}));
   std::vector<Connection> here;
   for (int i = 0; i < 32; ++i) here.push_back(listener.accept());
   for (auto& each : callers) each.get().send(1);
@@ -275,7 +276,7 @@ TEST_F(ListenerTest, ManyClientsAtOnceAreAllServed) {
 }
 
 TEST_F(ListenerTest, SeveralThreadsAcceptAndNobodyIsLost) {
-  const Listener listener({.authkey = "key"});
+  const Listener listener({.authkey = "key", .handshake_timeout = kPatient});
   std::vector<std::future<int>> acceptors;
   for (int i = 0; i < 4; ++i) {
     acceptors.push_back(std::async(std::launch::async, [&] {
@@ -285,7 +286,8 @@ TEST_F(ListenerTest, SeveralThreadsAcceptAndNobodyIsLost) {
     }));
   }
   for (int i = 1; i <= 20; ++i) {
-    const Connection connection = Client(listener.address(), {.authkey = "key"});
+    const Connection connection =
+        Client(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
     connection.send(i);
   }
   int sum = 0;
@@ -294,12 +296,13 @@ TEST_F(ListenerTest, SeveralThreadsAcceptAndNobodyIsLost) {
 }
 
 TEST_F(ListenerTest, AForkedChildMayAcceptToo) {
-  const Listener listener({.authkey = "key"});
+  const Listener listener({.authkey = "key", .handshake_timeout = kPatient});
   const RawPeer half(listener.address());  // in the parent's hands, half way
   EXPECT_THROW(listener.accept(milliseconds(1)), TimeoutError);
   Process child([&] { listener.accept().send(::getpid()); });
   child.start();
-  const Connection connection = Client(listener.address(), {.authkey = "key"});
+  const Connection connection =
+      Client(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
   EXPECT_EQ(connection.recv<int>(), child.pid());
   child.join();
 }

@@ -207,7 +207,7 @@ TEST_F(ListenerTest, CPythonMeetsUsEverywhereElse) {
 }
 
 TEST_F(ListenerTest, CPythonsClientWithAnotherKeyIsRefused) {
-  const Listener listener({.authkey = "key"});
+  const Listener listener({.authkey = "key", .handshake_timeout = kPatient});
   PythonPeer peer("call", listener.address().repr(), "other");
   EXPECT_THROW(listener.accept(), AuthenticationError);
   EXPECT_EQ(peer.line(), "AuthenticationError digest sent was rejected");
@@ -216,13 +216,14 @@ TEST_F(ListenerTest, CPythonsClientWithAnotherKeyIsRefused) {
 TEST_F(ListenerTest, CPythonsListenerRefusesAnotherKey) {
   PythonPeer peer("serve", "AF_INET", "key");
   const Address address = peer.address();
-  EXPECT_THROW(Client(address, {.authkey = "other"}), AuthenticationError);
+  EXPECT_THROW(Client(address, {.authkey = "other", .handshake_timeout = kPatient}),
+               AuthenticationError);
   EXPECT_EQ(peer.line(), "AuthenticationError digest received was wrong");
 }
 
 TEST_F(ListenerTest, HmacMd5IsRefusedWhereTheUserSaysSo) {
   {
-    const Listener listener({.authkey = "key", .legacy_md5 = false});
+    const Listener listener({.authkey = "key", .legacy_md5 = false, .handshake_timeout = kPatient});
     PythonPeer peer("call", listener.address().repr(), "key");
     if (python_knows_sha256()) {
       listener.accept().send("stop");
@@ -234,7 +235,8 @@ TEST_F(ListenerTest, HmacMd5IsRefusedWhereTheUserSaysSo) {
   PythonPeer peer("serve", "AF_UNIX", "key");
   const Address address = peer.address();
   try {
-    Client(address, {.authkey = "key", .legacy_md5 = false}).send("stop");
+    Client(address, {.authkey = "key", .legacy_md5 = false, .handshake_timeout = kPatient})
+        .send("stop");
     EXPECT_TRUE(python_knows_sha256());
   } catch (const AuthenticationError& error) {
     EXPECT_FALSE(python_knows_sha256());

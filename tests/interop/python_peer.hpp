@@ -105,9 +105,11 @@ class Meet {
     if (*how.key != '\0') key = how.key;
     if (how.python_listens) {
       peer_.emplace("serve", how.family, how.key);
-      connection_.emplace(Client(peer_->address(), {.family = how.family, .authkey = key}));
+      connection_.emplace(Client(
+          peer_->address(), {.family = how.family, .authkey = key, .handshake_timeout = kPatient}));
     } else {
-      const Listener listener({.family = how.family, .authkey = key});
+      const Listener listener(
+          {.family = how.family, .authkey = key, .handshake_timeout = kPatient});
       peer_.emplace("call", listener.address().repr(), how.key);
       connection_.emplace(listener.accept(seconds(100)));
     }

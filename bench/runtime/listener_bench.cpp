@@ -1,0 +1,153 @@
+// Connections over sockets: CPython calling millrace beside CPython calling CPython, over AF_UNIX
+// with a key; and authenticated calls a second, millrace's own beside CPython's own.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <millrace/millrace.hpp>
+#include <string>
+
+#include "bench/shm/harness.hpp"
+
+namespace {
+
+namespace mp = millrace;
+
+constexpr const char* kKey = "key";
+
+// listener_bench.py in a process of its own.
+class Python {
+ public:
+  Python(const char* mode, const std::string& address) {
+    std::array<int, 2> in{};
+    std::array<int, 2> out{};
+    if (::pipe(in.data()) != 0 || ::pipe(out.data()) != 0) std::abort();
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::dup2(in[0], STDIN_FILENO);
+      ::dup2(out[1], STDOUT_FILENO);
+      for (const int fd : {in[0], in[1], out[0], out[1]}) ::close(fd);
+      ::execlp("python3", "python3", MILLRACE_LISTENER_BENCH, mode, address.c_str(), nullptr);
+      ::_exit(127);
+    }
+    ::close(in[0]);
+    ::close(out[1]);
+    to_ = ::fdopen(in[1], "w");
+    from_ = ::fdopen(out[0], "r");
+  }
+  Python(const Python&) = delete;
+  Python& operator=(const Python&) = delete;
+  ~Python() {
+    std::fclose(to_);
+    std::fclose(from_);
+    ::waitpid(pid_, nullptr, 0);
+  }
+
+  std::string line() {
+    std::array<char, 512> text{};
+    if (std::fgets(text.data(), text.size(), from_) == nullptr) {
+      std::fprintf(stderr, "python3 did not answer\n");
+      std::exit(1);
+    }
+    return text.data();
+  }
+  // How many seconds it took.
+  double run(const std::string& what, int count, std::size_t size) {
+    std::fprintf(to_, "('%s', %d, %zu)\n", what.c_str(), count, size);
+    std::fflush(to_);
+    return std::strtod(line().c_str(), nullptr);
+  }
+
+ private:
+  pid_t pid_ = -1;
+  FILE* to_ = nullptr;
+  FILE* from_ = nullptr;
+};
+
+// What listener_bench.py's serve() does.
+void serve(const mp::connection::Listener& listener) {
+  const mp::Connection connection = listener.accept();
+  for (;;) {
+    const auto command = connection.recv<mp::Tuple>();
+    const auto what = command[0].as<std::string>();
+    const int count = command[1].as<int>();
+    if (what == "end") return;
+    for (int i = 0; i < count; ++i) {
+      if (what == "accept") {
+        listener.accept().close();
+      } else if (what == "take") {
+        bench::keep(connection.recv_bytes());
+      } else {
+        connection.send_bytes(connection.recv_bytes());
+      }
+    }
+    if (what == "take") connection.send_bytes("");
+  }
+}
+
+class Server {
+ public:
+  Server() : listener_({.family = "AF_UNIX", .backlog = 16, .authkey = kKey}) {
+    pid_ = ::fork();
+    if (pid_ != 0) return;
+    serve(listener_);
+    ::_exit(0);
+  }
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+  ~Server() { ::waitpid(pid_, nullptr, 0); }
+  [[nodiscard]] const mp::connection::Address& address() const { return listener_.address(); }
+
+ private:
+  mp::connection::Listener listener_;
+  pid_t pid_ = -1;
+};
+
+double seconds_of_calls(const mp::Connection& connection, const mp::connection::Address& address,
+                        int count) {
+  connection.send(mp::Tuple{"accept", count, 0});
+  const std::uint64_t start = bench::now_ns();
+  for (int i = 0; i < count; ++i) mp::connection::Client(address, {.authkey = kKey}).close();
+  return static_cast<double>(bench::now_ns() - start) * 1e-9;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const Server for_python;
+  const Server for_us;
+  Python listener("listen", "");
+  std::string address = listener.line();
+  Python theirs("call", address);
+  Python ours("call", for_python.address().repr());
+  const mp::Connection connection = mp::connection::Client(for_us.address(), {.authkey = kKey});
+
+  using bench::Better;
+  bench::Suite suite("listener");
+  const auto add = [&](const std::string& name, const std::string& unit, const std::string& what,
+                       int count, std::size_t size, double scale) {
+    suite.measure(
+        name, [&ours, what, count, size, scale] { return scale / ours.run(what, count, size); });
+    suite.measure("CPython " + name, [&theirs, what, count, size, scale] {
+      return scale / theirs.run(what, count, size);
+    });
+    suite.row({name + ", from CPython to millrace, to CPython", unit, name, "CPython " + name, 1,
+               Better::higher});
+  };
+  add("stream 64 B", "kmessages/s", "stream_to", 20'000, 64, 20);
+  add("stream 1 MiB", "MiB/s", "stream_to", 200, std::size_t{1} << 20U, 200);
+  add("echo 64 B", "kround trips/s", "echo_with", 2000, 64, 2);
+  add("echo 1 MiB", "MiB/s", "echo_with", 100, std::size_t{1} << 20U, 100);
+  constexpr int kCalls = 300;
+  suite.measure("calls",
+                [&] { return kCalls / seconds_of_calls(connection, for_us.address(), kCalls); });
+  suite.measure("CPython calls", [&] { return kCalls / theirs.run("accept", kCalls, 0); });
+  suite.row({"authenticated calls, CPython's own", "calls/s", "calls", "CPython calls", 3,
+             Better::higher});
+  const int status = suite.run(argc, argv);
+  connection.send(mp::Tuple{"end", 0, 0});
+  return status;
+}
