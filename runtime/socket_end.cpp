@@ -337,13 +337,4 @@ void SocketEnd::shut() noexcept {
   }
 }
 
-Connection socket_connection(Descriptor socket) {
-  shm::ObjectRef object(
-      shm::ObjectRequest{sizeof(SocketObject), shm::object_type<Connection>(), 0, {}, 0});
-  auto& made = *::new (object.payload()) SocketObject{};
-  made.connection = {0, EndKind::local, 0, true, true};
-  auto end = std::make_unique<SocketEnd>(std::move(socket), object);
-  return make_connection(std::move(end), std::move(object));
-}
-
 }  // namespace millrace::runtime
