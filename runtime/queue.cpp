@@ -79,7 +79,7 @@ struct Call {
   }
 
   // Tries until `attempt` succeeds, sleeping on the spot. `blocker` is who may stand in the way.
-  // False at the end of the timeout; `waited` when it was not the first try.
+  // False at the end of the timeout.
   template <class Attempt>
   bool insist(shm::ParkingSpot& spot, Attempt&& attempt, const std::uint32_t& blocker,
               Timeout timeout) {
@@ -91,7 +91,6 @@ struct Call {
       deaths.check_alive(blocker);
       return attempt();
     }
-    waited = true;
     const auto try_again = [&] {
       check_open();
       return attempt();
@@ -108,6 +107,7 @@ struct Call {
   template <class Attempt>
   bool sleep(shm::ParkingSpot& spot, Attempt&& attempt, const std::uint32_t& blocker,
              Timeout timeout) {
+    slept = true;
     struct Look {
       QueueDeaths& deaths;
       const std::uint32_t& blocker;
@@ -149,13 +149,13 @@ struct Call {
       QueueRing::publish(held, me);
     }
     state.ring.items.notify_one();
-    if (waited && ring.maybe_room()) state.ring.room.notify_one();
+    if (slept && ring.maybe_room()) state.ring.room.notify_one();
   }
   // The item was taken out of its slot.
   void free() {
     QueueRing::free(held);
     if (state.ring.ring != 0 || state.limit != 0) state.ring.room.notify_one();
-    if (waited && ring.maybe_item()) state.ring.items.notify_one();
+    if (slept && ring.maybe_item()) state.ring.items.notify_one();
   }
 
   const shm::ObjectRef& queue;
@@ -164,7 +164,7 @@ struct Call {
   QueueDeaths deaths;
   shm::ProcessId me;
   QueueHeld held;
-  bool waited = false;
+  bool slept = false;  // whoever was woken passes it on while there is more (mpmc_ring.hpp)
 };
 
 void copy_plain(std::byte* to, const void* from, std::size_t bytes) noexcept {

@@ -131,7 +131,16 @@ class QueueRing {
 
   /// Guesses whether there is an item, or room, for one more waiter; never false while nothing
   /// moves and there is.
-  [[nodiscard]] bool maybe_item() const noexcept { return count(1) != 0; }
+  [[nodiscard]] bool maybe_item() const noexcept {
+    // OBSERVE link: as in claim_first()
+    QueueSegment& segment = bounded() ? ring() : at_page(q_.first.load(std::memory_order_acquire));
+    std::uint64_t p = segment.head.load(std::memory_order_relaxed);  // a hint
+    if ((p & kQueueIndexMask) >= segment.slots && !bounded()) return true;
+    p = wrapped(segment, p);
+    const std::uint64_t seen = slot_at(segment, p).state.load(std::memory_order_relaxed);
+    return QueueSlot::ahead(seen, p >> kQueueLapShift) > 0 ||
+           QueueSlot::tag_of(seen) != QueueSlot::kFree;
+  }
   [[nodiscard]] bool maybe_room() const noexcept {
     if (!bounded()) return true;
     const std::uint64_t p = wrapped(ring(), ring().tail.load(std::memory_order_relaxed));  // a hint
