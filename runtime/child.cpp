@@ -22,11 +22,14 @@
 #include <utility>
 
 #include "runtime/affinity_mask.hpp"
+#include "runtime/connection_end.hpp"
 #include "runtime/exceptions.hpp"
 #include "runtime/exit.hpp"
+#include "runtime/fd_bag.hpp"
 #include "runtime/fork_mutex.hpp"
 #include "runtime/process_record.hpp"
 #include "runtime/throw_trace.hpp"
+#include "shm/fork_hooks.hpp"
 
 namespace millrace::runtime {
 namespace {
@@ -176,6 +179,7 @@ int raw_status(const siginfo_t& info) noexcept {
 
 pid_t fork_process(shm::ProcessId child_id) {
   flush_std_streams();
+  open_fd_bag();  // the child inherits it
   AffinityMask before = AffinityMask::of_this_thread();
   const pid_t maker = ::getpid();
   pid_t pid = -1;
@@ -193,6 +197,7 @@ pid_t fork_process(shm::ProcessId child_id) {
     }
     if (widened) before.apply();
   }
+  if (pid > 0) shm::name_child(pid);
   if (pid < 0) {
     shm::ProcessTable::instance().cancel(child_id);
     throw std::system_error(error, std::generic_category(), "fork of a child process");
@@ -227,6 +232,7 @@ void exit_process(int code) noexcept {
   if (get_logger().enabled(logging::Level::info)) {
     get_logger().info("process exiting with exitcode " + std::to_string(code & 0xff));
   }
+  close_connections();
   // A reader that has gone away must not change the exit code.
   sigset_t pipe;
   ::sigemptyset(&pipe);

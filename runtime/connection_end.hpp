@@ -144,9 +144,6 @@ struct EndOps {
   std::uint64_t (*duplicate)(const ConnectionObject& object, std::uint64_t kept);
   void (*drop)(const ConnectionObject& object, std::uint64_t kept) noexcept;
 };
-/// Of `pipe` and `socket`. The library's own static initialisers call it.
-void set_end_ops(EndKind kind, const EndOps& ops) noexcept;
-
 /// The first handle to an end.
 Connection make_connection(std::unique_ptr<ConnectionEnd> end, EndKind kind = EndKind::local);
 /// The same for an object that exists.

@@ -22,6 +22,8 @@
 
 #include "runtime/connection_end.hpp"
 #include "runtime/fork_mutex.hpp"
+#include "runtime/pipe_end.hpp"
+#include "runtime/socket_end.hpp"
 #include "shm/arena.hpp"
 
 namespace millrace {
@@ -45,7 +47,7 @@ struct Table {
   std::array<std::atomic<Place*>, kChunks> chunks{};
   std::uint32_t used = 0;  // places ever handed out; with the lock
   std::uint32_t free = 0;  // the first free one + 1; with the lock
-  std::array<EndOps, 3> ops{};
+  std::array<EndOps, 3> ops{EndOps{}, PipeEnd::ops(), SocketEnd::ops()};
 
   // relaxed: whoever has a place's number got it behind the chunk's making
   Place& at(std::uint32_t place) noexcept {
@@ -109,8 +111,7 @@ void leave(std::uint32_t place) noexcept {
   {
     const std::lock_guard guard(all.mutex);
     Place& entry = all.at(place);
-    // acq_rel: the last handle's destroyer sees what was done by the others
-    if (entry.handles.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    if (entry.handles.fetch_sub(1, std::memory_order_relaxed) != 1) return;
     last.reset(std::exchange(entry.end, nullptr));
     entry.object = nullptr;
     entry.next_free = all.free;
@@ -123,10 +124,6 @@ const EndOps& ops_of(const ConnectionObject& object) noexcept {
 }
 
 }  // namespace
-
-void set_end_ops(EndKind kind, const EndOps& ops) noexcept {
-  table().ops[static_cast<std::size_t>(kind)] = ops;
-}
 
 void close_connections() noexcept {
   Table& all = table();

@@ -22,6 +22,7 @@
 #include "runtime/exit.hpp"
 #include "runtime/fork_server.hpp"
 #include "runtime/spawn.hpp"
+#include "shm/fork_hooks.hpp"
 #include "shm/interrupt.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
@@ -296,6 +297,7 @@ bool reap(const RecordPtr& record) {
   std::optional<Status> status;
   std::shared_ptr<SpawnMessage> message;  // freed without the lock: that calls users' destructors
   shm::ProcessId id = 0;
+  pid_t pid = 0;
   {
     const std::lock_guard guard(process_mutex());
     if (record->exitcode) return true;
@@ -305,10 +307,12 @@ bool reap(const RecordPtr& record) {
     record->exitcode = status->exitcode;
     message = std::move(record->message);
     id = record->id;
+    pid = record->pid;
     std::erase(processes().children, record);
   }
   shm::ProcessTable::instance().mark_dead(id, status->raw);
   shm::reap(id);
+  shm::child_ended(pid);
   return true;
 }
 

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "runtime/close_bell.hpp"
+#include "runtime/fd_bag.hpp"
 #include "runtime/own_pid.hpp"
 #include "shm/caller.hpp"
 #include "shm/interrupt.hpp"
@@ -335,6 +336,11 @@ void SocketEnd::shut() noexcept {
   } else {
     CloseBell::ring();
   }
+}
+
+std::uint64_t SocketEnd::depart() {
+  const Use use(*this);
+  return deposit_fd(socket_.get());
 }
 
 }  // namespace millrace::runtime

@@ -57,6 +57,10 @@ class SocketEnd final : public ConnectionEnd {
   std::size_t receive_into(std::span<std::byte> room, FrameBuffer& rest) override;
   bool poll(Timeout timeout) override;
   int fileno() override;
+  /// A number of the descriptors on their way: the end is open wherever that is taken.
+  std::uint64_t depart() override;
+
+  static const EndOps& ops() noexcept;
 
  protected:
   void shut() noexcept override;

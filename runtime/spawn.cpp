@@ -22,6 +22,7 @@
 #include "runtime/child_binding.hpp"
 #include "runtime/context_state.hpp"
 #include "runtime/exceptions.hpp"
+#include "runtime/fd_bag.hpp"
 #include "runtime/process_record.hpp"
 #include "shm/arena.hpp"
 
@@ -70,12 +71,12 @@ class Preparations {
     }
     // The arena goes first: where stdin was closed, it may be descriptor 0.
     check(::posix_spawn_file_actions_adddup2(&actions_, arena_fd, kArenaDescriptor));
-    int last = kArenaDescriptor;
-    if (inherited >= 0) {
-      check(::posix_spawn_file_actions_adddup2(&actions_, inherited, ++last));
-    }
+    give(inherited, kInheritedDescriptor);
+    const BagEnds bag = open_fd_bag();
+    give(bag.in, kBagDescriptors.in);
+    give(bag.out, kBagDescriptors.out);
     check(::posix_spawn_file_actions_addopen(&actions_, STDIN_FILENO, "/dev/null", O_RDONLY, 0));
-    check(::posix_spawn_file_actions_addclosefrom_np(&actions_, last + 1));
+    check(::posix_spawn_file_actions_addclosefrom_np(&actions_, kBagDescriptors.out + 1));
     // The signals by which a process is ended or fails are let through, as in a forked child.
     sigset_t mask;
     ::pthread_sigmask(SIG_SETMASK, nullptr, &mask);
@@ -96,6 +97,11 @@ class Preparations {
   }
 
  private:
+  // Puts `fd` where the child looks for it; nothing if there is none.
+  void give(int fd, int place) {
+    check(fd >= 0 ? ::posix_spawn_file_actions_adddup2(&actions_, fd, place)
+                  : ::posix_spawn_file_actions_addclose(&actions_, place));
+  }
   static void check(int error) {
     if (error != 0) throw std::system_error(error, std::generic_category(), "posix_spawn");
   }

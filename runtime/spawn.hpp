@@ -40,6 +40,7 @@
 #include <vector>
 
 #include "runtime/child.hpp"
+#include "runtime/fd_bag.hpp"
 #include "shm/process_table.hpp"
 
 namespace millrace::runtime {
@@ -65,6 +66,9 @@ struct ChildDescription {
 
 /// Where an executed child finds the arena.
 inline constexpr int kArenaDescriptor = 3;
+/// What else its parent gives it, and the descriptors on their way (fd_bag.hpp).
+inline constexpr int kInheritedDescriptor = kArenaDescriptor + 1;
+inline constexpr BagEnds kBagDescriptors{5, 6};
 
 /// What a message is for.
 enum class StartKind : std::uint32_t { process, served_process, fork_server, zygote };

@@ -82,6 +82,7 @@ StartBlock* find_message(std::string_view text) {
   try {
     g_start = find_message(argument.substr(kPrefix.size()));
     shm::ProcessTable::instance().adopt(g_start->id);
+    adopt_fd_bag(kBagDescriptors);
     // Another copy of the library, in a plugin, must not take it for its own.
     *argv[1] = 0;
     g_spawned_pid = ::getpid();

@@ -21,6 +21,7 @@
 #include "runtime/context_state.hpp"
 #include "runtime/oom.hpp"
 #include "runtime/worker.hpp"
+#include "shm/fork_hooks.hpp"
 #include "shm/parking.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
@@ -241,7 +242,7 @@ void ZygoteProcess::bury(int index, int status) {
   // PHASE worker: worker.cpp writes, zygote.cpp reads
   const auto phase = slot.phase.load(std::memory_order_acquire);  // LEAVE, READY
   const bool left = phase == WorkerPhase::leaving && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-  life.pid = 0;
+  const pid_t pid = std::exchange(life.pid, 0);
   life.retry = Clock::now();
   if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && oom_.struck()) {
     slot.oom_id.store(id, std::memory_order_relaxed);
@@ -251,6 +252,7 @@ void ZygoteProcess::bury(int index, int status) {
   slot.phase.store(WorkerPhase::none, std::memory_order_relaxed);
   // In this order: killed in between, the zygote leaves no dead worker that nobody asks after.
   if (id != 0) shm::ProcessTable::instance().mark_dead(id, status);
+  shm::child_ended(pid);
   slot.id.store(0, std::memory_order_relaxed);
   count_readied();
   if (!left) {

@@ -1,6 +1,7 @@
 #include "shm/fork_hooks.hpp"
 
 #include <pthread.h>
+#include <sys/types.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -32,8 +33,10 @@ struct Child {
   ProcessId id;
   Clock::time_point forked;
   bool doubtful;  // fork() may have failed
+  pid_t pid;      // 0 until name_child()
 };
 std::vector<Child> children;
+thread_local constinit ProcessId last_child = 0;  // of this thread
 std::size_t next_look = 0;
 constexpr int kLooks = 4;
 constexpr auto kFirstBreath = std::chrono::seconds(2);
@@ -62,7 +65,7 @@ bool prepare_child() {
   const NoReaping no_reaping;
   try {
     RefTable::of(next_child).copy(mine, next_child);
-    children.push_back({next_child, Clock::now(), false});
+    children.push_back({next_child, Clock::now(), false, 0});
   } catch (...) {
     unlock_references();
     throw;
@@ -99,6 +102,7 @@ void before_fork() noexcept {
 void after_fork_in_parent() noexcept {
   // fork() has no way to tell this handler that it failed but for the error it is about to return.
   if (next_child != 0 && (errno == EAGAIN || errno == ENOMEM)) children.back().doubtful = true;
+  last_child = next_child;
   first_use().unlock();
   unlock_references();
   unlock_heap();
@@ -125,6 +129,28 @@ const bool installed_at_load = (install_fork_hooks(), true);
 std::mutex& first_use() noexcept {
   static constinit std::mutex mutex;
   return mutex;
+}
+
+void name_child(pid_t pid) noexcept {
+  const std::lock_guard guard(forking);
+  for (Child& child : children) {
+    if (last_child != 0 && child.id == last_child) child.pid = pid;
+  }
+}
+
+void child_ended(pid_t pid) noexcept {
+  ProcessId id = 0;
+  {
+    const std::lock_guard guard(forking);
+    const auto found = std::find_if(children.begin(), children.end(),
+                                    [pid](const Child& child) { return child.pid == pid; });
+    if (found == children.end()) return;
+    id = found->id;
+    *found = children.back();
+    children.pop_back();
+  }
+  ProcessTable& table = ProcessTable::instance();
+  if (table.revoke(id) || !table.check_alive(id)) reap(id);
 }
 
 void install_fork_hooks() {

@@ -311,6 +311,39 @@ void drop_references(ProcessId dead) noexcept {
   table.clear();
 }
 
+ObjectWatch watch_object(const void* payload) noexcept {
+  const ObjectPrefix& prefix = prefix_of(payload);
+  return {prefix.record, reinterpret_cast<std::uint64_t>(&prefix)};
+}
+
+bool is_live(const ObjectWatch& watch) noexcept {
+  // OBSERVE record: acquire pairs with PUBLISH record in enter() and with DECIDE record
+  return state_in(watch.record->word.load(std::memory_order_acquire)) == State::kLive &&
+         watch.record->block.load(std::memory_order_relaxed) ==
+             watch.block;  // same life or another
+}
+
+Holders holders_of(const ObjectWatch& watch) {
+  ProcessTable& table = ProcessTable::instance();
+  // Twice: a process that changes its id moves its references without telling (RefTable::move).
+  for (int misses = 0;;) {
+    Holders found;
+    // DECIDE record: seq_cst, the epoch is read before the search for holders
+    const std::uint64_t seen = watch.record->word.load(std::memory_order_seq_cst);
+    if (!is_live(watch)) return found;
+    found.on_the_way = RefTable::of_arena().holds(watch.record);
+    for (std::size_t i = 0; i < table.high(); ++i) {
+      if (!table.in_use(i) || !RefTable::of(static_cast<ProcessId>(i)).holds(watch.record))
+        continue;
+      if (const ProcessId id = table.id_at(i); table.check_alive(id)) found.processes.push_back(id);
+    }
+    // DECIDE record: a holder that moved while it was searched for has raised the epoch
+    const bool moved = watch.record->word.load(std::memory_order_seq_cst) != seen;
+    misses = moved ? 0 : misses + 1;
+    if (!found.none() || misses == 2) return found;
+  }
+}
+
 void lock_references() noexcept { gate().lock(); }
 void unlock_references() noexcept { gate().unlock(); }
 

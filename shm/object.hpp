@@ -30,6 +30,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <millrace/handle.hpp>
+#include <vector>
 
 #include "shm/layout.hpp"
 
@@ -51,6 +52,28 @@ bool is_record(const ObjectRecord* record) noexcept;
 
 /// For the reaper, before it sweeps: drops all references of a dead process.
 void drop_references(ProcessId dead) noexcept;
+
+/// An object as somebody sees it who does not hold it. Its memory may serve others by now: whoever
+/// believes is_live() compares a number of his own in the payload as well.
+struct ObjectWatch {
+  ObjectRecord* record = nullptr;
+  std::uint64_t block = 0;
+};
+/// Of an object that the caller holds.
+ObjectWatch watch_object(const void* payload) noexcept;
+/// True while the object lives, or another that took its place. Memory ordering: acquire of its
+/// end.
+bool is_live(const ObjectWatch& watch) noexcept;
+
+/// Who holds an object.
+struct Holders {
+  bool on_the_way = false;           // a message or a handle in shared memory
+  std::vector<ProcessId> processes;  // those that live
+  [[nodiscard]] bool none() const noexcept { return !on_the_way && processes.empty(); }
+};
+/// Asks the kernel about each process: some microseconds. None only if at one instant nobody that
+/// lives held it. Throws std::bad_alloc.
+Holders holders_of(const ObjectWatch& watch);
 
 /// For fork_hooks.cpp: no thread of this process changes its table between these two.
 void lock_references() noexcept;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <millrace/connection.hpp>
 #include <millrace/logging.hpp>
 #include <millrace/pool.hpp>
 #include <millrace/process.hpp>
@@ -64,6 +65,9 @@ class Context {
   [[nodiscard]] SyncManager Manager() const;
 
   // What works the same under every start method.
+  [[nodiscard]] std::pair<Connection, Connection> Pipe(const PipeOptions& options = {}) const {
+    return millrace::Pipe(options);
+  }
   [[nodiscard]] millrace::Lock Lock() const { return millrace::Lock(); }
   [[nodiscard]] millrace::RLock RLock() const { return millrace::RLock(); }
   [[nodiscard]] millrace::Semaphore Semaphore(int value = 1) const {

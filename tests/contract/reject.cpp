@@ -38,6 +38,9 @@ void cases(mp::Pool& pool, std::vector<int> xs) {
   pool.map(f, std::vector<std::string>{"a"});
 #elif CASE == 14
   mp::shared_array<std::string> s(3);
+#elif CASE == 16
+  mp::Connection c = mp::Pipe().first;
+  c.recv<std::thread>();
 #elif CASE == 17
   std::function<int(int)> h = f;
   pool.map(h, xs);

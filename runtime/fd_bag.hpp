@@ -1,0 +1,40 @@
+// Descriptors on their way between processes of the program: they lie in the kernel, as messages in
+// a socketpair that all processes have inherited, each under a number that travels in place of it.
+//
+// The bag is opened before the library makes its first child and handed to executed children. Who
+// looks for a descriptor takes messages out and puts those of others back, one at a time, holding a
+// file lock of the kernel's (and a mutex, for threads), which ends with its process.
+//
+// What happens when a process dies between any two steps: as a sender, the descriptor is in the bag
+// or not; with a message in its hands, that descriptor is gone, and whoever asks for it gets an
+// error. A number that nobody ever asks for stays until the program ends.
+// Lost: a thread or process that holds descriptors (CPython's resource_sharer: gone with the
+// sender), pidfd_getfd (refused where processes may not trace each other).
+#pragma once
+
+#include <cstdint>
+
+namespace millrace::runtime {
+
+/// Puts a duplicate of `fd` into the bag. Returns its number, never 0. Throws std::system_error:
+/// EBADF, ETOOMANYREFS when too many are on the way.
+std::uint64_t deposit_fd(int fd);
+/// A new descriptor for what is in the bag, where it stays. Throws std::system_error (ENOENT) when
+/// it is not there, EMFILE when this process has no descriptor left.
+int fetch_fd(std::uint64_t number);
+/// Takes it out of the bag. As fetch_fd().
+int withdraw_fd(std::uint64_t number);
+/// Throws it away.
+void discard_fd(std::uint64_t number) noexcept;
+
+/// The bag's two descriptors, for children that are executed.
+struct BagEnds {
+  int in = -1;
+  int out = -1;
+};
+/// Opens it if it is not open. Before every fork.
+BagEnds open_fd_bag() noexcept;
+/// In an executed child: these are the program's.
+void adopt_fd_bag(BagEnds ends) noexcept;
+
+}  // namespace millrace::runtime
