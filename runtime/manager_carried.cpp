@@ -23,7 +23,7 @@ CarriedHandle decode_carried(wire::Reader& in) {
 }
 
 const CarriedValue* find_carried(const Object& value) {
-  const void* const handle = find_handle(value, wire::type_name<CarriedHandle>());
+  const void* const handle = find_handle(value, wire::type_key<CarriedHandle>());
   return handle == nullptr ? nullptr : static_cast<const CarriedHandle*>(handle)->value.get();
 }
 

@@ -107,11 +107,9 @@ class SharedQueueReferent final : public TableReferent<SharedQueueReferent<Q>> {
   const Q queue_;
 };
 
-// `other_name`: g++ spells a type with a default argument as the file first did.
 template <class Q>
-std::shared_ptr<Referent> shared_queue(const Object& value, std::string_view other_name) {
-  const void* handle = find_handle(value, wire::type_name<Q>());
-  if (handle == nullptr) handle = find_handle(value, other_name);
+std::shared_ptr<Referent> shared_queue(const Object& value) {
+  const void* handle = find_handle(value, wire::type_key<Q>());
   if (handle == nullptr) return nullptr;
   return std::make_shared<SharedQueueReferent<Q>>(*static_cast<const Q*>(handle));
 }
@@ -120,8 +118,8 @@ std::shared_ptr<Referent> shared_queue(const Object& value, std::string_view oth
 
 std::shared_ptr<Referent> referent_of_handle(const Object& value) {
   if (auto own = referent_of_proxy(value)) return own;
-  if (auto queue = shared_queue<Queue<Object>>(value, "millrace::Queue<>")) return queue;
-  return shared_queue<JoinableQueue<Object>>(value, "millrace::JoinableQueue<>");
+  if (auto queue = shared_queue<Queue<Object>>(value)) return queue;
+  return shared_queue<JoinableQueue<Object>>(value);
 }
 
 }  // namespace millrace::runtime

@@ -93,7 +93,7 @@ class PoolReferent final : public TableReferent<PoolReferent> {
       throw TypeError(std::string(call.method) +
                       "(): a manager's Pool takes functions of its own program only");
     }
-    const void* const handle = find_handle(call.arguments[0], wire::type_name<PoolCallHandle>());
+    const void* const handle = find_handle(call.arguments[0], wire::type_key<PoolCallHandle>());
     return *static_cast<const PoolCallHandle*>(handle)->call;
   }
 

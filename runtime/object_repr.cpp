@@ -4,6 +4,7 @@
 #include <ostream>
 #include <string>
 
+#include "runtime/exceptions.hpp"
 #include "runtime/object_node.hpp"
 #include "runtime/utf8.hpp"
 
@@ -248,7 +249,8 @@ std::string Object::type_name() const {
     case ValueKind::exception:
       return std::string(Access::text(Access::node<runtime::ItemsNode>(*this)->items[1]));
     case ValueKind::handle:
-      return runtime::short_name(Access::node<runtime::HandleNode>(*this)->ops->type);
+      return runtime::short_name(
+          runtime::demangle(Access::node<runtime::HandleNode>(*this)->ops->type.data()));
     case ValueKind::instance: {
       const Object& callable = Access::node<runtime::ItemsNode>(*this)->items[0];
       if (callable.kind() != ValueKind::global) return callable.type_name();

@@ -20,6 +20,7 @@
 #include <millrace/object.hpp>
 #include <millrace/serialize.hpp>
 #include <millrace/timeout.hpp>
+#include <millrace/type_key.hpp>
 #include <optional>
 #include <string>
 #include <string_view>

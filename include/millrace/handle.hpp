@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <millrace/placement.hpp>
-#include <string_view>
+#include <millrace/type_key.hpp>
 
 namespace millrace::shm {
 
@@ -34,12 +34,8 @@ inline const ObjectPrefix& prefix_of(const void* payload) noexcept {
 
 /// A number that stands for a type in the prefix of its objects.
 template <class T>
-consteval std::uint64_t object_type() {
-  std::uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : std::string_view(__PRETTY_FUNCTION__)) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  }
-  return hash;
+std::uint64_t object_type() noexcept {
+  return wire::type_hash<T>();
 }
 
 struct ObjectRequest {

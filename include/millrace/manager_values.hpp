@@ -8,6 +8,7 @@
 #include <millrace/function.hpp>
 #include <millrace/object.hpp>
 #include <millrace/serialize.hpp>
+#include <millrace/type_key.hpp>
 #include <string>
 #include <string_view>
 #include <type_traits>

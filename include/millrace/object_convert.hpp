@@ -10,6 +10,7 @@
 #include <millrace/object_core.hpp>
 #include <millrace/object_handle.hpp>
 #include <millrace/object_make.hpp>
+#include <millrace/type_key.hpp>
 #include <span>
 #include <string>
 #include <tuple>
@@ -172,7 +173,7 @@ T compound_of(const Object& from) {
   } else if constexpr (form == Form::map || form == Form::set) {
     return table_of<T>(from);
   } else if constexpr (form == Form::handle) {
-    const void* const handle = find_handle(from, wire::type_name<T>());
+    const void* const handle = find_handle(from, wire::type_key<T>());
     if (handle == nullptr) throw_no_handle(from, wire::type_name<T>());
     return *static_cast<const T*>(handle);
   } else {
@@ -286,7 +287,7 @@ bool holds(const Object& value) {
   } else if constexpr (form == Form::exception_ptr) {
     return is_kind(value, ValueKind::exception);
   } else if constexpr (form == Form::handle) {
-    return find_handle(value, wire::type_name<T>()) != nullptr;
+    return find_handle(value, wire::type_key<T>()) != nullptr;
   } else if constexpr (form == Form::optional) {
     return value.is_none() || holds<typename T::value_type>(value);
   } else if constexpr (form == Form::variant) {

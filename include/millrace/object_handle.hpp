@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <millrace/function.hpp>
 #include <millrace/object_core.hpp>
+#include <millrace/type_key.hpp>
 #include <millrace/wire/buffer.hpp>
 #include <millrace/wire/kinds.hpp>
 #include <new>
@@ -16,7 +17,7 @@ namespace millrace::runtime {
 
 /// The operations of one type of handle.
 struct HandleOps {
-  std::string_view type;  // as the compiler spells it: the same in all modules of a program
+  std::string_view type;  // its type_key
   std::size_t bytes;
   void (*copy)(void* to, const void* from);
   void (*destroy)(void* handle) noexcept;
@@ -28,7 +29,7 @@ struct HandleOps {
 
 /// Copies a handle into an Object.
 Object object_of_handle(const HandleOps& ops, const void* handle);
-/// The handle inside; null when it is none of this type.
+/// The handle inside; null when it is none of the type with this type_key.
 const void* find_handle(const Object& value, std::string_view type) noexcept;
 [[noreturn]] void throw_no_handle(const Object& value, std::string_view type);
 
@@ -44,8 +45,8 @@ Object decode_handle(wire::Reader& in) {
 template <class H>
 const HandleOps& handle_ops() {
   static_assert(alignof(H) <= alignof(std::max_align_t));
-  static constexpr HandleOps kOps = {
-      wire::type_name<H>(),
+  static const HandleOps kOps = {
+      wire::type_key<H>(),
       sizeof(H),
       [](void* to, const void* from) { ::new (to) H(*static_cast<const H*>(from)); },
       [](void* handle) noexcept { static_cast<H*>(handle)->~H(); },

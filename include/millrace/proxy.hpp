@@ -15,6 +15,7 @@
 #include <millrace/address.hpp>
 #include <millrace/manager_values.hpp>
 #include <millrace/object.hpp>
+#include <millrace/type_key.hpp>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -105,7 +106,7 @@ template <class P>
 inline constexpr const char* kProxyClass = "AutoProxy";
 
 template <class P>
-inline const bool kProxyDeclared = declare_proxy(wire::type_name<P>(), kProxyClass<P>,
+inline const bool kProxyDeclared = declare_proxy(wire::type_key<P>(), kProxyClass<P>,
                                                  [](ProxyRef state) {
                                                    return Object(P(std::move(state)));
                                                  });

@@ -133,7 +133,7 @@ class RawValue : public shm::SharedHandle {
   /// "c_int(3)".
   [[nodiscard]] std::string repr() const { return sharedctypes::ctypes_repr(get_obj()); }
 
-  static constexpr std::uint64_t tag() { return shm::object_type<RawValue>(); }
+  static std::uint64_t tag() { return shm::object_type<RawValue>(); }
 };
 
 /// `size()` elements in shared memory, a contiguous range. Nothing is locked.
@@ -192,7 +192,7 @@ class RawArray : public shm::SharedHandle {
   /// All bytes. Python: T15.
   [[nodiscard]] std::string raw() const requires std::same_as<T, char> { return {begin(), end()}; }
 
-  static constexpr std::uint64_t tag() { return shm::object_type<RawArray>(); }
+  static std::uint64_t tag() { return shm::object_type<RawArray>(); }
 
  private:
   struct Copied {};

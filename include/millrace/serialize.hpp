@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <millrace/type_key.hpp>
 #include <millrace/wire/archive.hpp>
 #include <millrace/wire/buffer.hpp>
 #include <millrace/wire/codecs.hpp>
@@ -117,18 +118,6 @@ void encode_argument(Writer& out, const T& value) {
   } else {
     encode(out, Traveller(value));
   }
-}
-
-/// A number for a type, the same in all processes of a program, from its name and size: two types
-/// that a linker folded together still differ.
-template <class T>
-constexpr std::uint64_t type_hash() {
-  std::uint64_t hash = 0xcbf29ce484222325U;  // FNV-1a
-  for (const char c : type_name<T>()) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3U;
-  }
-  if constexpr (std::is_object_v<T>) hash = (hash ^ sizeof(T)) * 0x100000001b3U;
-  return hash;
 }
 
 /// Compiles if T may be an argument or result, otherwise says what to do.

@@ -206,7 +206,7 @@ static_assert(std::is_same_v<wire::travel_t<const std::string_view&>, std::strin
 static_assert(std::is_same_v<wire::travel_t<char*>, std::string>);
 static_assert(
     std::is_same_v<wire::travel_t<std::pair<const char*, int>>, std::pair<std::string, int>>);
-static_assert(wire::type_hash<int>() != wire::type_hash<unsigned>());
+
 static_assert(wire::type_name<int>() == "int" && wire::type_name<Rich>().ends_with("Rich"));
 
 TEST(Serialize, PlainValuesKeepTheirBytes) {
