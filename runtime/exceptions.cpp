@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string_view>
@@ -220,15 +219,6 @@ std::string take_text(wire::Reader& in) {
   std::string text(static_cast<std::size_t>(size), '\0');
   in.read(text.data(), text.size());
   return text;
-}
-
-std::string demangle(const char* mangled) {
-  if (*mangled == '*') ++mangled;  // g++'s mark of a type that is local to one file
-  int status = 0;
-  char* text = abi::__cxa_demangle(mangled, nullptr, nullptr, &status);
-  std::string name = status == 0 && text != nullptr ? text : mangled;
-  std::free(text);
-  return name;
 }
 
 std::string describe_exception(const std::exception_ptr& error) {
