@@ -199,7 +199,7 @@ TEST_P(SpawnTest, HasOnlyTheDescriptorsItNeeds) {  // C02; test_lose_target_ref'
                 },
                 told, ends[1]),
             0);
-  EXPECT_EQ(told.get(), 4);  // stdin, stdout, stderr, the arena
+  EXPECT_EQ(told.get(), 6);  // stdin, stdout, stderr, the arena, the bag of descriptors
   ::close(ends[0]);
   ::close(ends[1]);
 }
