@@ -162,7 +162,7 @@ pid_t launch(SegmentRegistry& notes) {
   if (between < 0) {
     throw std::system_error(error, std::generic_category(), "start of the resource tracker");
   }
-  while (::waitpid(between, nullptr, __WCLONE) < 0 && errno == EINTR) {
+  while (::waitpid(between, nullptr, static_cast<int>(__WCLONE)) < 0 && errno == EINTR) {
   }
   const pid_t made = notes.tracker_made.load(std::memory_order_relaxed);
   if (made <= 0) {
