@@ -16,7 +16,9 @@ namespace {
 
 using test::in_child;
 
-#if !MILLRACE_TEST_TSAN  // which stops a child of a program with threads
+// ThreadSanitizer stops a child of a program with threads; AddressSanitizer's own allocator may be
+// left locked in one.
+#if !MILLRACE_TEST_TSAN && !MILLRACE_TEST_ASAN
 
 // A fresh process whose thread makes the arena while another forks, at a moment that moves along.
 int fork_during_first_use(int moment) {
