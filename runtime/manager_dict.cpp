@@ -1,6 +1,7 @@
 // dict, set and Iterator of a manager: G25, G27, X11.
 #include <mutex>
 
+#include "runtime/manager_items.hpp"
 #include "runtime/manager_proxy_values.hpp"
 #include "runtime/manager_values.hpp"
 #include "runtime/object_node.hpp"
@@ -21,16 +22,10 @@ List items_of_dict(const Dict& dict) {
 
 [[noreturn]] void raise_key_error(const Object& key) { raise_python("KeyError", key); }
 
-class DictReferent final : public TableReferent<DictReferent> {
+class DictReferent final : public ItemsReferent<DictReferent, Dict> {
  public:
-  explicit DictReferent(Dict items) : items_(std::move(items)) {}
+  using ItemsReferent<DictReferent, Dict>::ItemsReferent;
   std::string class_name() const override { return "dict"; }
-  std::string repr() override { return copy().repr(); }
-  Object value(const ManagerCaller&) override { return Object(copy()); }
-  std::size_t size() {
-    const std::scoped_lock guard(mutex_);
-    return items_.size();
-  }
 
   ManagerAnswer contains(ManagerCall& call) {
     const Object& key = call.bind({"key"}, 1)[0];
@@ -53,10 +48,6 @@ class DictReferent final : public TableReferent<DictReferent> {
     return *found;
   }
   ManagerAnswer iterate(ManagerCall& call);
-  ManagerAnswer len(ManagerCall& call) {
-    call.bind({});
-    return size();
-  }
   ManagerAnswer set_item(ManagerCall& call) {
     const Parameters given = call.bind({"key", "value"}, 2);
     const std::scoped_lock guard(mutex_);
@@ -71,10 +62,6 @@ class DictReferent final : public TableReferent<DictReferent> {
     std::swap(old, items_);
     tail_ = kUnknown;
     return {};
-  }
-  ManagerAnswer copied(ManagerCall& call) {
-    call.bind({});
-    return Object(copy());
   }
   ManagerAnswer get(ManagerCall& call) {
     const Parameters given = call.bind({"key", "default"}, 1);
@@ -177,13 +164,7 @@ class DictReferent final : public TableReferent<DictReferent> {
 
  private:
   static constexpr std::uint32_t kUnknown = ~std::uint32_t{0};
-  Dict copy() {
-    const std::scoped_lock guard(mutex_);
-    return items_;
-  }
 
-  std::mutex mutex_;
-  Dict items_;
   std::uint32_t tail_ = kUnknown;  // no live entry from here on, unless one was added
 };
 

@@ -3,6 +3,7 @@
 #include <millrace/queues.hpp>
 
 #include "runtime/manager_objects.hpp"
+#include "runtime/manager_queue.hpp"
 
 namespace millrace::runtime {
 
@@ -27,21 +28,13 @@ bool keep_trying(ManagerCaller& caller, Clock::time_point deadline, Attempt&& at
   }
 }
 
-Clock::time_point deadline_of(const Parameters& given, std::size_t block) {
-  if (!given.flag(block, true)) return Clock::time_point::min();
-  const Object& timeout = given[block + 1];
-  if (timeout.is_none()) return Clock::time_point::max();
-  if (is_negative(timeout)) throw ValueError("'timeout' must be a non-negative number");
-  return timeout_of(timeout).deadline();
-}
-
 template <class Q>
 constexpr bool kJoinable = requires(const Q& queue) {
   queue.task_done();
 };
 
 template <class Q>
-class SharedQueueReferent final : public TableReferent<SharedQueueReferent<Q>> {
+class SharedQueueReferent final : public QueueReferentBase<SharedQueueReferent<Q>> {
  public:
   using typename TableReferent<SharedQueueReferent>::Method;
   explicit SharedQueueReferent(Q queue) : queue_(std::move(queue)) {}
@@ -49,20 +42,6 @@ class SharedQueueReferent final : public TableReferent<SharedQueueReferent<Q>> {
   std::string repr() override { return queue_.repr(); }
   const void* identity() const override { return queue_.object().payload(); }
 
-  ManagerAnswer put(ManagerCall& call) {
-    const Parameters given = call.bind({"item", "block", "timeout"}, 1);
-    return add(call.caller, given[0], deadline_of(given, 1));
-  }
-  ManagerAnswer put_nowait(ManagerCall& call) {
-    return add(call.caller, call.bind({"item"}, 1)[0], Clock::time_point::min());
-  }
-  ManagerAnswer get(ManagerCall& call) {
-    return take(call.caller, deadline_of(call.bind({"block", "timeout"}), 0));
-  }
-  ManagerAnswer get_nowait(ManagerCall& call) {
-    call.bind({});
-    return take(call.caller, Clock::time_point::min());
-  }
   ManagerAnswer qsize(ManagerCall&) { return queue_.qsize(); }
   ManagerAnswer empty(ManagerCall&) { return queue_.empty(); }
   ManagerAnswer full(ManagerCall&) { return queue_.full(); }
@@ -89,6 +68,8 @@ class SharedQueueReferent final : public TableReferent<SharedQueueReferent<Q>> {
   }
 
  private:
+  friend class QueueReferentBase<SharedQueueReferent>;
+
   ManagerAnswer add(ManagerCaller& caller, const Object& item, Clock::time_point deadline) {
     const auto attempt = [&](Timeout slice) { return queue_.try_put(item, slice); };
     if (!keep_trying(caller, deadline, attempt)) throw queue::Full();

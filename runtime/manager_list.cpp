@@ -3,6 +3,7 @@
 #include <mutex>
 #include <vector>
 
+#include "runtime/manager_items.hpp"
 #include "runtime/manager_proxy_values.hpp"
 #include "runtime/manager_values.hpp"
 #include "runtime/object_node.hpp"
@@ -78,12 +79,10 @@ List repeated(const List& list, std::int64_t times) {
 }
 
 // Each call holds the lock from begin to end; what it gives back shares nodes with the list.
-class ListReferent final : public TableReferent<ListReferent> {
+class ListReferent final : public ItemsReferent<ListReferent, List> {
  public:
-  explicit ListReferent(List items) : items_(std::move(items)) {}
+  using ItemsReferent<ListReferent, List>::ItemsReferent;
   std::string class_name() const override { return "list"; }
-  std::string repr() override { return copy().repr(); }
-  Object value(const ManagerCaller&) override { return Object(copy()); }
 
   ManagerAnswer add(ManagerCall& call) {
     const Object& other = call.bind({"value"}, 1)[0];
@@ -116,11 +115,6 @@ class ListReferent final : public TableReferent<ListReferent> {
     if (key.is<Slice>()) return std::as_const(Access::inside(items_))[key];
     const std::size_t place = place_of(key, items_.size(), "list index out of range");
     return std::as_const(items_)[static_cast<std::ptrdiff_t>(place)];
-  }
-  ManagerAnswer len(ManagerCall& call) {
-    call.bind({});
-    const std::scoped_lock guard(mutex_);
-    return items_.size();
   }
   ManagerAnswer mul(ManagerCall& call) {
     return Object(repeated(copy(), call.bind({"value"}, 1)[0].as<std::int64_t>()));
@@ -218,17 +212,6 @@ class ListReferent final : public TableReferent<ListReferent> {
     items_ = repeated(items_, times);
     return {};
   }
-  ManagerAnswer clear(ManagerCall& call) {
-    call.bind({});
-    List old;
-    const std::scoped_lock guard(mutex_);
-    std::swap(old, items_);
-    return {};
-  }
-  ManagerAnswer copied(ManagerCall& call) {
-    call.bind({});
-    return Object(copy());
-  }
 
   static constexpr Method kMethods[] = {{"__add__", &ListReferent::add},
                                         {"__contains__", &ListReferent::contains},
@@ -251,15 +234,6 @@ class ListReferent final : public TableReferent<ListReferent> {
                                         {"__imul__", &ListReferent::imul},
                                         {"clear", &ListReferent::clear},
                                         {"copy", &ListReferent::copied}};
-
- private:
-  List copy() {
-    const std::scoped_lock guard(mutex_);
-    return items_;
-  }
-
-  std::mutex mutex_;
-  List items_;
 };
 
 // An element as an array of `code` keeps it. Throws what array.array does.

@@ -2,6 +2,8 @@
 //
 // A client that ends while it waits in get() takes nothing; an item whose answer could not be sent
 // goes back to the front (undo).
+#include "runtime/manager_queue.hpp"
+
 #include <deque>
 
 #include "runtime/manager_values.hpp"
@@ -13,34 +15,12 @@ namespace {
 using Clock = Timeout::Clock;
 using Guard = std::unique_lock<Monitor>;
 
-Clock::time_point deadline_of(const Parameters& given, std::size_t block) {
-  if (!given.flag(block, true)) return Clock::time_point::min();
-  const Object& timeout = given[block + 1];
-  if (timeout.is_none()) return Clock::time_point::max();
-  if (is_negative(timeout)) throw ValueError("'timeout' must be a non-negative number");
-  return timeout_of(timeout).deadline();
-}
-
-class QueueReferent final : public TableReferent<QueueReferent> {
+class QueueReferent final : public QueueReferentBase<QueueReferent> {
  public:
   explicit QueueReferent(std::int64_t maxsize)
       : maxsize_(maxsize <= 0 ? SIZE_MAX : static_cast<std::size_t>(maxsize)) {}
   std::string class_name() const override { return "queue.Queue"; }
 
-  ManagerAnswer put(ManagerCall& call) {
-    const Parameters given = call.bind({"item", "block", "timeout"}, 1);
-    return add(call.caller, given[0], deadline_of(given, 1));
-  }
-  ManagerAnswer put_nowait(ManagerCall& call) {
-    return add(call.caller, call.bind({"item"}, 1)[0], Clock::time_point::min());
-  }
-  ManagerAnswer get(ManagerCall& call) {
-    return take(call.caller, deadline_of(call.bind({"block", "timeout"}), 0));
-  }
-  ManagerAnswer get_nowait(ManagerCall& call) {
-    call.bind({});
-    return take(call.caller, Clock::time_point::min());
-  }
   ManagerAnswer qsize(ManagerCall& call) {
     call.bind({});
     const Guard guard(*monitor_);
@@ -82,6 +62,8 @@ class QueueReferent final : public TableReferent<QueueReferent> {
                                         {"task_done", &QueueReferent::task_done}};
 
  private:
+  friend class QueueReferentBase<QueueReferent>;
+
   ManagerAnswer add(ManagerCaller& caller, const Object& item, Clock::time_point deadline) {
     const Guard guard(*monitor_);
     const auto room = [this] { return items_.size() < maxsize_; };
@@ -116,6 +98,14 @@ class QueueReferent final : public TableReferent<QueueReferent> {
 };
 
 }  // namespace
+
+Clock::time_point deadline_of_queue(const Parameters& given, std::size_t block) {
+  if (!given.flag(block, true)) return Clock::time_point::min();
+  const Object& timeout = given[block + 1];
+  if (timeout.is_none()) return Clock::time_point::max();
+  if (is_negative(timeout)) throw ValueError("'timeout' must be a non-negative number");
+  return timeout_of(timeout).deadline();
+}
 
 std::shared_ptr<Referent> make_queue_referent(std::int64_t maxsize) {
   return std::make_shared<QueueReferent>(maxsize);

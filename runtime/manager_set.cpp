@@ -1,6 +1,7 @@
 // set of a manager, as Python 3.14 has it: G27.
 #include <mutex>
 
+#include "runtime/manager_items.hpp"
 #include "runtime/manager_proxy_values.hpp"
 #include "runtime/manager_values.hpp"
 #include "runtime/object_node.hpp"
@@ -43,22 +44,15 @@ bool is_subset(const Set& a, const Set& b) { return intersection_of(a, b).size()
 
 using Operation = Set (*)(const Set&, const Set&);
 
-class SetReferent final : public TableReferent<SetReferent> {
+class SetReferent final : public ItemsReferent<SetReferent, Set> {
  public:
-  explicit SetReferent(Set items) : items_(std::move(items)) {}
+  using ItemsReferent<SetReferent, Set>::ItemsReferent;
   std::string class_name() const override { return "set"; }
-  std::string repr() override { return copy().repr(); }
-  Object value(const ManagerCaller&) override { return Object(copy()); }
 
   ManagerAnswer contains(ManagerCall& call) {
     const Object& value = call.bind({"value"}, 1)[0];
     const std::scoped_lock guard(mutex_);
     return items_.contains(value);
-  }
-  ManagerAnswer len(ManagerCall& call) {
-    call.bind({});
-    const std::scoped_lock guard(mutex_);
-    return items_.size();
   }
   ManagerAnswer iterate(ManagerCall& call) {
     call.bind({});
@@ -71,17 +65,6 @@ class SetReferent final : public TableReferent<SetReferent> {
     const std::scoped_lock guard(mutex_);
     items_.add(value);
     return {};
-  }
-  ManagerAnswer clear(ManagerCall& call) {
-    call.bind({});
-    Set old;
-    const std::scoped_lock guard(mutex_);
-    std::swap(old, items_);
-    return {};
-  }
-  ManagerAnswer copied(ManagerCall& call) {
-    call.bind({});
-    return Object(copy());
   }
   ManagerAnswer discard(ManagerCall& call) {
     const Object& value = call.bind({"value"}, 1)[0];
@@ -176,14 +159,7 @@ class SetReferent final : public TableReferent<SetReferent> {
       {"update", &SetReferent::change<&union_of>}};
 
  private:
-  Set copy() {
-    const std::scoped_lock guard(mutex_);
-    return items_;
-  }
   static Set other(ManagerCall& call) { return set_of_iterable(call.bind({"other"}, 1)[0]); }
-
-  std::mutex mutex_;
-  Set items_;
 };
 
 }  // namespace
