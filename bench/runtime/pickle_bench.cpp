@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "bench/shm/harness.hpp"
-#include "runtime/pickle.hpp"
+#include "runtime/values/pickle.hpp"
 
 namespace {
 

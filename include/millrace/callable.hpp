@@ -48,6 +48,12 @@ A& unseen(A& argument) noexcept {
   }
 }
 
+// An argument converts to its parameter as in a call that the program writes itself, where the
+// compiler knows that a literal fits. Here it knows only the type, and must not warn.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+
 /// Calls f, handing the arguments over: moved from where f accepts rvalues, else as lvalues.
 template <class F, class... A>
 decltype(auto) call(F& f, A&... arguments) {
@@ -62,6 +68,8 @@ decltype(auto) call(F& f, A&... arguments) {
     return std::apply(f, std::forward_as_tuple(arguments...));
   }
 }
+
+#pragma GCC diagnostic pop
 
 /// call() with the elements of a tuple, pair or array.
 template <class F, class Tuple>

@@ -1,5 +1,5 @@
 // How exceptions cross a process boundary as themselves: the part of MILLRACE_EXCEPTION that knows
-// the type. The registry and the standard types are in runtime/exceptions.cpp.
+// the type. The registry and the standard types are in runtime/base/exceptions.cpp.
 //
 // An exception travels as {type name, payload, trace}. The receiver finds the type's carrier by
 // name, rebuilds the object from the payload and throws Traced<E>, a class derived from E that also

@@ -6,9 +6,9 @@
 //
 // What happens when a process dies between any two steps: a segment gets its name only when it is
 // complete and, unless `.track` is false, noted in shared memory that the program's resource
-// tracker watches (runtime/resource_tracker.hpp): after the last process of the program has ended,
-// however it ended, the tracker unlinks what is noted. Segments that were merely opened are never
-// noted.
+// tracker watches (runtime/segments/resource_tracker.hpp): after the last process of the program
+// has ended, however it ended, the tracker unlinks what is noted. Segments that were merely opened
+// are never noted.
 #pragma once
 
 #include <sys/types.h>

@@ -7,7 +7,7 @@
 #include <millrace/context.hpp>
 #include <string>
 
-#include "runtime/fork_server.hpp"
+#include "runtime/process/fork_server.hpp"
 #include "shm/liveness.hpp"
 #include "shm/signals.hpp"
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <system_error>
 
-#include "runtime/segment_registry.hpp"
+#include "runtime/segments/segment_registry.hpp"
 #include "tests/api/process_support.hpp"
 
 namespace millrace::test {

@@ -6,7 +6,7 @@
 #include <millrace/errors.hpp>
 #include <string_view>
 
-#include "runtime/pickle.hpp"
+#include "runtime/values/pickle.hpp"
 
 namespace {
 

@@ -1,5 +1,5 @@
 // The frames of a handshake against what CPython computes (hmac.new(key, message, digest)).
-#include "runtime/auth.hpp"
+#include "runtime/channels/auth.hpp"
 
 #include <gtest/gtest.h>
 

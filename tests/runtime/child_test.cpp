@@ -1,4 +1,4 @@
-#include "runtime/child.hpp"
+#include "runtime/process/child.hpp"
 
 #include <gtest/gtest.h>
 #include <sched.h>
@@ -8,7 +8,7 @@
 #include <millrace/errors.hpp>
 #include <stdexcept>
 
-#include "runtime/affinity_mask.hpp"
+#include "runtime/base/affinity_mask.hpp"
 #include "shm/process_table.hpp"
 #include "tests/leak_check.hpp"
 

@@ -1,5 +1,5 @@
 // Exceptions on the wire. CPython: test_multiprocessing's traceback and exception pickling tests.
-#include "runtime/exceptions.hpp"
+#include "runtime/base/exceptions.hpp"
 
 #include <gtest/gtest.h>
 
@@ -15,7 +15,7 @@
 #include <variant>
 #include <vector>
 
-#include "runtime/throw_trace.hpp"
+#include "runtime/base/throw_trace.hpp"
 
 namespace mp = millrace;
 

@@ -10,8 +10,8 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/child.hpp"
-#include "runtime/fork_mutex.hpp"
+#include "runtime/base/fork_mutex.hpp"
+#include "runtime/process/child.hpp"
 #include "tests/leak_check.hpp"
 
 namespace mp = millrace;

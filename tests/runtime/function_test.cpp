@@ -17,9 +17,9 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/function_table.hpp"
-#include "runtime/memory_map.hpp"
-#include "runtime/modules.hpp"
+#include "runtime/base/function_table.hpp"
+#include "runtime/base/memory_map.hpp"
+#include "runtime/base/modules.hpp"
 #include "shm/arena.hpp"
 
 namespace millrace::runtime {

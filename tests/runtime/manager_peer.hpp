@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/manager_session.hpp"
-#include "runtime/manager_wire.hpp"
+#include "runtime/managers/manager_session.hpp"
+#include "runtime/managers/manager_wire.hpp"
 
 namespace millrace::test {
 

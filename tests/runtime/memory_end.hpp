@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/connection_end.hpp"
+#include "runtime/channels/connection_end.hpp"
 
 namespace millrace::test {
 

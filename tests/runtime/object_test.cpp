@@ -12,9 +12,9 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/object_node.hpp"
-#include "runtime/object_table.hpp"
-#include "runtime/utf8.hpp"
+#include "runtime/base/utf8.hpp"
+#include "runtime/values/object_node.hpp"
+#include "runtime/values/object_table.hpp"
 
 namespace millrace::runtime {
 namespace {

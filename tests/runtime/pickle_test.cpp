@@ -1,5 +1,5 @@
 // Pickles, both ways, against CPython's own pickle module. PYTHON.md 2d.
-#include "runtime/pickle.hpp"
+#include "runtime/values/pickle.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,12 +1,11 @@
 // What must not compile, and say why: -DCASE=n is one case each, 0 the control that does compile.
 #include <functional>
 #include <memory>
+#include <millrace/callable.hpp>
+#include <millrace/serialize.hpp>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <millrace/callable.hpp>
-#include <millrace/serialize.hpp>
 
 struct Opaque {
  private:

@@ -1,11 +1,11 @@
-#include "runtime/throw_trace.hpp"
+#include "runtime/base/throw_trace.hpp"
 
 #include <gtest/gtest.h>
 
 #include <stdexcept>
 #include <string>
 
-#include "runtime/exceptions.hpp"
+#include "runtime/base/exceptions.hpp"
 
 namespace mp = millrace;
 

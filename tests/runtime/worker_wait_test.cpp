@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "runtime/pool_shared.hpp"
+#include "runtime/pool/pool_shared.hpp"
 
 namespace millrace::runtime {
 namespace {

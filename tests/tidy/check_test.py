@@ -61,15 +61,15 @@ class PlantedViolations(unittest.TestCase):
     def test_includes_that_climb_or_go_sideways(self):
         for path, include in [
             ("shm/a.cpp", '"sched/topology.hpp"'),
-            ("shm/a.cpp", '"runtime/worker.hpp"'),
+            ("shm/a.cpp", '"runtime/pool/worker.hpp"'),
             ("shm/a.cpp", "<millrace/pool.hpp>"),
             ("sched/a.cpp", '"shm/flag.hpp"'),
-            ("sched/a.cpp", '"runtime/worker.hpp"'),
+            ("sched/a.cpp", '"runtime/pool/worker.hpp"'),
             ("runtime/a.cpp", '"tests/x.hpp"'),
             ("include/millrace/a.hpp", '"shm/flag.hpp"'),
-            ("include/millrace/a.hpp", '"runtime/worker.hpp"'),
+            ("include/millrace/a.hpp", '"runtime/pool/worker.hpp"'),
             ("apps/kmers/a.cpp", '"shm/flag.hpp"'),
-            ("apps/kmers/a.cpp", '"runtime/worker.hpp"'),
+            ("apps/kmers/a.cpp", '"runtime/pool/worker.hpp"'),
             ("tests/a.cpp", '"bench/x.hpp"'),
             ("shm/a.cpp", '"../shm/flag.hpp"'),
         ]:

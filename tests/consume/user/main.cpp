@@ -1,8 +1,7 @@
 #include <cstdio>
+#include <millrace/pool.hpp>
 #include <numeric>
 #include <vector>
-
-#include <millrace/pool.hpp>
 
 int square(int x) { return x * x; }
 

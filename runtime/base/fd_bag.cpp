@@ -1,0 +1,229 @@
+#include "runtime/base/fd_bag.hpp"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <millrace/fd.hpp>
+#include <mutex>
+#include <string>
+#include <system_error>
+
+#include "runtime/base/fork_mutex.hpp"
+#include "shm/arena.hpp"
+#include "shm/process_table.hpp"
+
+namespace millrace {
+
+namespace runtime {
+namespace {
+
+// Out of the way of the numbers that executed children are given.
+constexpr int kLowestFd = 10;
+constexpr off_t kLockedByte = off_t{1} << 61;  // of the arena's file, where nothing is
+
+struct Bag {
+  ForkMutex mutex{ForkMutex::Level::names};  // guards `ends`, and the bag among threads
+  BagEnds ends;
+};
+
+Bag& bag() {
+  static Bag& instance = *new Bag;
+  return instance;
+}
+[[maybe_unused]] const Bag& g_made_before_threads = bag();
+
+int moved_up(int fd) noexcept {
+  const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, kLowestFd);
+  ::close(fd);
+  return moved;
+}
+
+[[noreturn]] void refuse(int error, const char* what) {
+  throw std::system_error(error, std::generic_category(), what);
+}
+
+// With the mutex.
+BagEnds open_ends(Bag& all) noexcept {
+  if (all.ends.in >= 0) return all.ends;
+  int pair[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) return {};
+  const BagEnds made{moved_up(pair[0]), moved_up(pair[1])};
+  if (made.in < 0 || made.out < 0) {
+    ::close(made.in);
+    ::close(made.out);
+    return {};
+  }
+  all.ends = made;
+  return made;
+}
+
+// The bag to this thread alone, among all processes.
+class InBag {
+ public:
+  InBag() : guard_(bag().mutex), ends_(open_ends(bag())) {
+    if (ends_.in < 0) refuse(EMFILE, "a socketpair for descriptors on the way");
+    lock(F_WRLCK);
+  }
+  InBag(const InBag&) = delete;
+  InBag& operator=(const InBag&) = delete;
+  ~InBag() { lock(F_UNLCK); }
+
+  // False: not at this time.
+  [[nodiscard]] bool put(std::uint64_t number, int fd) const noexcept {
+    iovec content{&number, sizeof number};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &content;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* const head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(head), &fd, sizeof fd);
+    return ::sendmsg(ends_.in, &message, MSG_NOSIGNAL) == sizeof number;
+  }
+
+  // The next message; number 0: there is none.
+  std::uint64_t next(Fd& fd) const noexcept {
+    std::uint64_t number = 0;
+    iovec content{&number, sizeof number};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &content;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    if (::recvmsg(ends_.out, &message, MSG_CMSG_CLOEXEC) != sizeof number) return 0;
+    int got = -1;
+    if (const cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr) {
+      std::memcpy(&got, CMSG_DATA(head), sizeof got);
+    }
+    fd.reset(got);
+    return number;
+  }
+
+  // Looks at every message once; the wanted one stays if `stays`.
+  Fd find(std::uint64_t wanted, bool stays) const {
+    const int spare = ::fcntl(ends_.out, F_DUPFD_CLOEXEC, kLowestFd);  // one to receive with
+    if (spare < 0) refuse(errno, "a descriptor that has arrived");
+    ::close(spare);
+    std::uint64_t first = 0;
+    for (;;) {
+      Fd fd;
+      const std::uint64_t number = next(fd);
+      if (number == wanted) {
+        if (stays) (void)put(number, fd.get());
+        return fd;
+      }
+      if (number == 0) return {};
+      (void)put(number, fd.get());
+      if (number == first) return {};
+      if (first == 0) first = number;
+    }
+  }
+
+ private:
+  static void lock(short type) noexcept {
+    struct flock range {};
+    range.l_type = type;
+    range.l_whence = SEEK_SET;
+    range.l_start = kLockedByte;
+    range.l_len = 1;
+    while (::fcntl(shm::Arena::instance().fd(), F_SETLKW, &range) != 0 && errno == EINTR) {
+    }
+  }
+
+  std::lock_guard<ForkMutex> guard_;
+  BagEnds ends_;
+};
+
+int look_for(std::uint64_t number, bool stays) {
+  Fd fd = InBag().find(number, stays);
+  if (fd.get() < 0) refuse(ENOENT, "a descriptor was lost on its way");
+  return fd.release();
+}
+
+}  // namespace
+
+std::uint64_t deposit_fd(int fd) {
+  static std::atomic<std::uint64_t> count{0};
+  if (fd < 0 || ::fcntl(fd, F_GETFD) < 0) refuse(EBADF, "a descriptor that is to travel");
+  // relaxed: a number; forked children count on under ids of their own
+  const std::uint64_t number =
+      std::uint64_t{shm::self()} << 38U | (count.fetch_add(1, std::memory_order_relaxed) + 1);
+  const shm::Arena& made_outside_the_lock = shm::Arena::instance();
+  (void)made_outside_the_lock;
+  if (!InBag().put(number, fd)) {
+    refuse(errno == EAGAIN ? ETOOMANYREFS : errno, "too many descriptors are on their way");
+  }
+  return number;
+}
+
+int fetch_fd(std::uint64_t number) { return look_for(number, true); }
+
+int withdraw_fd(std::uint64_t number) { return look_for(number, false); }
+
+void discard_fd(std::uint64_t number) noexcept {
+  try {
+    (void)InBag().find(number, false);
+  } catch (const std::exception&) {
+    // No descriptor to take it out with: it stays until the program ends.
+  }
+}
+
+BagEnds open_fd_bag() noexcept {
+  Bag& all = bag();
+  const std::lock_guard guard(all.mutex);
+  return open_ends(all);
+}
+
+void adopt_fd_bag(BagEnds ends) noexcept {
+  Bag& all = bag();
+  const std::lock_guard guard(all.mutex);
+  all.ends = {moved_up(ends.in), moved_up(ends.out)};
+}
+
+}  // namespace runtime
+
+void Fd::reset(int fd) noexcept {
+  if (fd_ >= 0) ::close(fd_);
+  fd_ = fd;
+}
+
+namespace wire {
+namespace {
+
+void drop(std::byte* place) noexcept {
+  std::uint64_t number = 0;
+  std::memcpy(&number, place, sizeof number);
+  runtime::discard_fd(number);
+}
+
+}  // namespace
+
+void Custom<Fd>::encode(Writer& out, const Fd& fd) {
+  std::uint64_t number = runtime::deposit_fd(fd.get());
+  try {
+    const std::size_t offset = out.size();
+    out.put(number);
+    out.keep(offset, drop);
+  } catch (...) {
+    drop(reinterpret_cast<std::byte*>(&number));
+    throw;
+  }
+}
+
+Fd Custom<Fd>::decode(Reader& in) {
+  const auto number = in.take<std::uint64_t>();
+  return Fd(in.references() == References::take ? runtime::withdraw_fd(number)
+                                                : runtime::fetch_fd(number));
+}
+
+}  // namespace wire
+}  // namespace millrace

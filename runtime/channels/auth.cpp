@@ -1,0 +1,192 @@
+#include "runtime/channels/auth.hpp"
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <sys/random.h>
+
+#include <array>
+#include <cerrno>
+#include <limits>
+#include <millrace/errors.hpp>
+#include <system_error>
+
+namespace millrace::runtime {
+namespace {
+
+constexpr std::string_view kChallenge = "#CHALLENGE#";
+constexpr std::size_t kNonce = 40;
+constexpr std::size_t kLegacyNonce = 20;     // of CPython before 3.12
+constexpr std::size_t kLegacyResponse = 16;  // an HMAC-MD5 without the digest's name
+
+struct Digest {
+  std::string_view name;  // on the wire
+  const char* openssl;
+};
+constexpr std::array<Digest, 5> kDigests{{{"md5", "MD5"},
+                                          {"sha256", "SHA256"},
+                                          {"sha384", "SHA384"},
+                                          {"sha3_256", "SHA3-256"},
+                                          {"sha3_384", "SHA3-384"}}};
+constexpr const Digest* kMd5 = kDigests.data();
+
+constexpr const char* kLegacyRefused =
+    "HMAC-MD5, all that CPython before 3.12 knows, is switched off by .legacy_md5=false";
+
+// The digest that a message "{name}..." begins with; null if there is none that is known.
+const Digest* digest_of(std::string_view message) noexcept {
+  for (const Digest& each : kDigests) {
+    if (message.size() > each.name.size() + 1 && message.front() == '{' &&
+        message.substr(1, each.name.size()) == each.name && message[each.name.size() + 1] == '}') {
+      return &each;
+    }
+  }
+  return nullptr;
+}
+
+// Empty when this OpenSSL has no such digest (MD5 under FIPS).
+std::string hmac(const Digest& digest, const AuthKey& key, std::string_view message) {
+  const EVP_MD* const kind = ::EVP_get_digestbyname(digest.openssl);
+  if (kind == nullptr) return {};
+  if (key.bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    throw ValueError("authkey: a key of " + std::to_string(key.bytes.size()) +
+                     " bytes is too long");
+  }
+  std::array<unsigned char, EVP_MAX_MD_SIZE> result{};
+  unsigned int size = 0;
+  if (::HMAC(kind, key.bytes.data(), static_cast<int>(key.bytes.size()),
+             reinterpret_cast<const unsigned char*>(message.data()), message.size(), result.data(),
+             &size) == nullptr) {
+    return {};
+  }
+  return {reinterpret_cast<const char*>(result.data()), size};
+}
+
+bool same(std::string_view a, std::string_view b) noexcept {
+  return a.size() == b.size() && ::CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
+}
+
+std::string missing(const Digest& digest) {
+  return "OpenSSL offers no " + std::string(digest.name) + " here (FIPS mode?)";
+}
+
+}  // namespace
+
+std::optional<AuthKey> auth_key(const std::optional<Bytes>& bytes, bool legacy_md5) {
+  if (!bytes) return std::nullopt;
+  if (bytes->size() == 0) {
+    throw ValueError("authkey: an empty key proves nothing; give one, or none at all");
+  }
+  return AuthKey{std::string(bytes->view()), legacy_md5};
+}
+
+std::string make_challenge() {
+  std::string challenge(kChallenge);
+  challenge += "{sha256}";
+  const std::size_t head = challenge.size();
+  challenge.resize(head + kNonce);
+  // Up to 256 bytes come whole or not at all.
+  while (::getrandom(challenge.data() + head, kNonce, 0) != static_cast<ssize_t>(kNonce)) {
+    if (errno != EINTR) throw std::system_error(errno, std::generic_category(), "getrandom");
+  }
+  return challenge;
+}
+
+std::string why_refused(std::string_view challenge, std::string_view response, const AuthKey& key) {
+  const std::string_view message = challenge.substr(kChallenge.size());
+  const Digest* digest = digest_of(response);
+  std::size_t head = 0;
+  if (response.size() == kLegacyResponse) {
+    digest = kMd5;
+  } else if (digest != nullptr) {
+    head = digest->name.size() + 2;
+  } else {
+    return "the peer's response names no digest that is known";
+  }
+  if (digest == kMd5 && !key.legacy_md5) {
+    return "digest received was HMAC-MD5: " + std::string(kLegacyRefused);
+  }
+  const std::string expected = hmac(*digest, key, message);
+  if (expected.empty()) return missing(*digest);
+  if (!same(expected, response.substr(head))) {
+    return "digest received was wrong: the peer has another authkey";
+  }
+  return {};
+}
+
+std::string response_to(std::string_view challenge, const AuthKey& key) {
+  if (!challenge.starts_with(kChallenge)) {
+    throw AuthenticationError("the peer sent no challenge: it expects no authkey, or is no peer");
+  }
+  const std::string_view message = challenge.substr(kChallenge.size());
+  const bool legacy = message.size() == kLegacyNonce;
+  const Digest* const digest = legacy ? kMd5 : digest_of(message);
+  if (digest == nullptr) {
+    throw AuthenticationError("the peer's challenge names no digest that is known");
+  }
+  if (digest == kMd5 && !key.legacy_md5) {
+    throw AuthenticationError("the peer's challenge wants HMAC-MD5: " +
+                              std::string(kLegacyRefused));
+  }
+  const std::string proof = hmac(*digest, key, message);
+  if (proof.empty()) throw AuthenticationError(missing(*digest));
+  return legacy ? proof : "{" + std::string(digest->name) + "}" + proof;
+}
+
+void check_verdict(std::string_view verdict) {
+  if (verdict == kWelcome) return;
+  throw AuthenticationError("digest sent was rejected: the peer has another authkey");
+}
+
+AuthExchange::AuthExchange(Side side, const AuthKey& key)
+    : key_(key),
+      side_(side),
+      wanted_(side == Side::accepting ? Wanted::response : Wanted::challenge) {}
+
+std::string AuthExchange::first() {
+  if (side_ == Side::connecting) return {};
+  challenge_ = make_challenge();
+  return challenge_;
+}
+
+AuthExchange::Step AuthExchange::take(std::string_view frame) {
+  switch (wanted_) {
+    case Wanted::response:
+      return take_response(frame);
+    case Wanted::challenge:
+      return take_challenge(frame);
+    case Wanted::verdict:
+      break;
+  }
+  return take_verdict(frame);
+}
+
+AuthExchange::Step AuthExchange::take_response(std::string_view frame) {
+  std::string refused = why_refused(challenge_, frame, key_);
+  if (!refused.empty()) return {{std::string(kFailure), {}}, false, std::move(refused)};
+  wanted_ = Wanted::challenge;
+  return {{std::string(kWelcome), {}}, side_ == Side::connecting, {}};
+}
+
+AuthExchange::Step AuthExchange::take_challenge(std::string_view frame) {
+  try {
+    Step step{{response_to(frame, key_), {}}, false, {}};
+    wanted_ = Wanted::verdict;
+    if (side_ == Side::connecting) step.frames[1] = challenge_ = make_challenge();
+    return step;
+  } catch (const AuthenticationError& error) {
+    return {{}, false, error.what()};
+  }
+}
+
+AuthExchange::Step AuthExchange::take_verdict(std::string_view frame) {
+  try {
+    check_verdict(frame);
+  } catch (const AuthenticationError& error) {
+    return {{}, false, error.what()};
+  }
+  wanted_ = Wanted::response;
+  return {{}, side_ == Side::accepting, {}};
+}
+
+}  // namespace millrace::runtime

@@ -1,0 +1,88 @@
+// Client, and the two halves of a handshake over any Connection.
+#include <poll.h>
+
+#include <array>
+#include <millrace/errors.hpp>
+#include <millrace/listener.hpp>
+#include <system_error>
+
+#include "runtime/channels/auth.hpp"
+#include "runtime/channels/handshake.hpp"
+#include "runtime/channels/socket_end.hpp"
+#include "runtime/channels/stream_socket.hpp"
+#include "shm/interrupt.hpp"
+
+namespace millrace {
+namespace runtime {
+namespace {
+
+using connection::Address;
+
+std::string about(const Handshake& handshake, const Address& address) {
+  return "Client: the listener at " + address.repr() + ": " + handshake.reason();
+}
+
+// Until both have proved their key.
+Descriptor authenticate(Descriptor socket, const AuthKey& key, const Timeout& timeout,
+                        const Address& address) {
+  const shm::BlockingCall call;
+  Handshake handshake(std::move(socket), AuthExchange::Side::connecting, key, timeout.deadline());
+  for (;;) {
+    pollfd event{handshake.fd(), POLLIN, 0};
+    switch (handshake.advance()) {
+      case Handshake::State::done:
+        return handshake.release();
+      case Handshake::State::refused:
+        throw AuthenticationError(about(handshake, address));
+      case Handshake::State::lost:
+        if (handshake.error() == 0) throw EOFError(about(handshake, address));
+        throw std::system_error(handshake.error(), std::generic_category(),
+                                about(handshake, address));
+      case Handshake::State::writing:
+        event.events = POLLOUT;
+        break;
+      case Handshake::State::reading:
+        break;
+    }
+    if (call.poll({&event, 1}, handshake.deadline()) == 0) {
+      throw TimeoutError("Client: the listener at " + address.repr() +
+                         " was silent for the time of .handshake_timeout: does it have an authkey, "
+                         "and is anybody in accept()?");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace runtime
+
+namespace connection {
+
+Connection Client(const Address& address, const ClientOptions& options) {
+  const std::optional<runtime::AuthKey> key =
+      runtime::auth_key(options.authkey, options.legacy_md5);
+  runtime::Descriptor socket = runtime::connect_to(address, options.family);
+  if (key) {
+    socket = runtime::authenticate(std::move(socket), *key, options.handshake_timeout, address);
+  }
+  return runtime::socket_connection(std::move(socket));
+}
+
+void deliver_challenge(const Connection& connection, const Bytes& authkey) {
+  const std::optional<runtime::AuthKey> key = runtime::auth_key(authkey, true);
+  const std::string challenge = runtime::make_challenge();
+  connection.send_bytes(challenge);
+  const Bytes response = connection.recv_bytes(runtime::kAuthFrame);
+  const std::string refused = runtime::why_refused(challenge, response.view(), *key);
+  connection.send_bytes(refused.empty() ? runtime::kWelcome : runtime::kFailure);
+  if (!refused.empty()) throw AuthenticationError(refused);
+}
+
+void answer_challenge(const Connection& connection, const Bytes& authkey) {
+  const std::optional<runtime::AuthKey> key = runtime::auth_key(authkey, true);
+  const Bytes challenge = connection.recv_bytes(runtime::kAuthFrame);
+  connection.send_bytes(runtime::response_to(challenge.view(), *key));
+  runtime::check_verdict(connection.recv_bytes(runtime::kAuthFrame).view());
+}
+
+}  // namespace connection
+}  // namespace millrace

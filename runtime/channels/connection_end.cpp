@@ -1,0 +1,67 @@
+#include "runtime/channels/connection_end.hpp"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+#include <millrace/errors.hpp>
+#include <system_error>
+
+namespace millrace::runtime {
+namespace {
+
+[[noreturn]] void refuse_call(const char* text) {
+  throw std::system_error(EBADF, std::generic_category(), text);
+}
+
+}  // namespace
+
+std::size_t ConnectionEnd::receive_into(std::span<std::byte> room, FrameBuffer& rest) {
+  receive(rest, std::numeric_limits<std::size_t>::max());
+  if (rest.size() <= room.size() && rest.size() != 0) {
+    std::memcpy(room.data(), rest.data(), rest.size());
+  }
+  return rest.size();
+}
+
+std::uint64_t ConnectionEnd::depart() {
+  throw TypeError("this connection cannot travel to another process");
+}
+
+void ConnectionEnd::check_open() const {
+  if (closed()) throw_handle_closed();
+}
+
+void ConnectionEnd::check_readable() const {
+  check_open();
+  if (!readable()) refuse_call("connection is write-only");
+}
+
+void ConnectionEnd::check_writable() const {
+  check_open();
+  if (!writable()) refuse_call("connection is read-only");
+}
+
+void ConnectionEnd::refuse_rest() noexcept {
+  readable_.store(false, std::memory_order_relaxed);  // the flag alone
+  if (!writable()) close();
+}
+
+void throw_handle_closed() { refuse_call("handle is closed"); }
+
+void throw_end_of_file() { throw EOFError("the other end of the connection is closed"); }
+
+void throw_end_inside_message() {
+  throw std::system_error(EIO, std::generic_category(), "got end of file during message");
+}
+
+void throw_bad_message_length() {
+  throw std::system_error(EMSGSIZE, std::generic_category(), "bad message length");
+}
+
+void throw_broken_pipe() {
+  throw std::system_error(EPIPE, std::generic_category(),
+                          "the other end of the connection is closed");
+}
+
+}  // namespace millrace::runtime

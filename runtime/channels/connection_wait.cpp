@@ -1,0 +1,75 @@
+// mp::connection::wait.
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <millrace/connection.hpp>
+#include <system_error>
+#include <vector>
+
+#include "runtime/channels/connection_end.hpp"
+#include "shm/interrupt.hpp"
+
+namespace millrace::connection {
+namespace {
+
+using Clock = Timeout::Clock;
+
+// A look without asking for descriptors: what is ready of the Connections, and of the descriptors
+// as `fds`, one for each object, says.
+std::vector<Waitable> find_ready(const std::vector<Waitable>& objects,
+                                 const std::vector<pollfd>& fds) {
+  std::vector<Waitable> ready;
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    if (objects[i].is_connection()) {
+      if (runtime::end_of(objects[i].connection()).poll(std::chrono::seconds(0))) {
+        ready.push_back(objects[i]);
+      }
+      continue;
+    }
+    if ((fds[i].revents & POLLNVAL) != 0) {
+      throw std::system_error(EBADF, std::generic_category(),
+                              "wait: descriptor " + std::to_string(fds[i].fd));
+    }
+    if (fds[i].revents != 0) ready.push_back(objects[i]);
+  }
+  return ready;
+}
+
+}  // namespace
+
+const Connection& Waitable::connection() const {
+  if (!connection_) throw TypeError("this Waitable is a descriptor, no Connection");
+  return *connection_;
+}
+
+std::vector<Waitable> wait(std::initializer_list<Waitable> objects, Timeout timeout) {
+  return wait(std::vector<Waitable>(objects), timeout);
+}
+
+std::vector<Waitable> wait(const std::vector<Waitable>& objects, Timeout timeout) {
+  // Connections are looked at once more though no descriptor says so.
+  constexpr auto kSlice = std::chrono::milliseconds(500);
+  const Clock::time_point deadline = timeout.deadline();
+  std::vector<pollfd> fds;
+  for (const Waitable& each : objects) {
+    if (each.is_connection()) runtime::end_of(each.connection()).check_readable();
+    fds.push_back({each.is_connection() ? -1 : each.fileno(), POLLIN, 0});
+  }
+  const shm::BlockingCall call;
+  call.poll(fds, Clock::now());
+  for (bool first = true;; first = false) {
+    std::vector<Waitable> ready = find_ready(objects, fds);
+    const Clock::time_point now = Clock::now();
+    if (!ready.empty() || now >= deadline) return ready;
+    if (first) {
+      for (std::size_t i = 0; i < objects.size(); ++i) {
+        if (objects[i].is_connection()) fds[i].fd = objects[i].fileno();
+      }
+    }
+    call.poll(fds, deadline - now > kSlice ? now + kSlice : deadline);
+  }
+}
+
+}  // namespace millrace::connection

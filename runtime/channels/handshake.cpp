@@ -1,0 +1,106 @@
+#include "runtime/channels/handshake.hpp"
+
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <utility>
+
+namespace millrace::runtime {
+
+Handshake::Handshake(Descriptor socket, AuthExchange::Side side, const AuthKey& key,
+                     Timeout::Clock::time_point deadline)
+    : socket_(std::move(socket)), exchange_(side, key), deadline_(deadline) {
+  const std::string first = exchange_.first();
+  if (!first.empty()) queue(first);
+}
+
+Handshake::State Handshake::advance() {
+  // What leads to one answer after the other is answered at once.
+  while (!finished_ && !refused_ && !lost_ && receive()) take();
+  const bool flushed = lost_ || flush();
+  if (refused_) return State::refused;  // whether or not the peer heard why
+  if (lost_) return State::lost;
+  if (!flushed) return State::writing;
+  return finished_ ? State::done : State::reading;
+}
+
+void Handshake::queue(std::string_view frame) {
+  const auto size = static_cast<std::uint32_t>(frame.size());
+  for (const int shift : {24, 16, 8, 0}) out_ += static_cast<char>(size >> shift & 0xffU);
+  out_ += frame;
+}
+
+bool Handshake::flush() {
+  while (!out_.empty()) {
+    const ssize_t sent =
+        ::send(socket_.get(), out_.data(), out_.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent >= 0) {
+      out_.erase(0, static_cast<std::size_t>(sent));
+    } else if (errno == EAGAIN) {
+      return false;
+    } else if (errno != EINTR) {
+      lose_by(errno);
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Handshake::receive() {
+  for (;;) {
+    std::size_t wanted = kHeader;
+    if (got_ >= kHeader) {
+      std::uint32_t size = 0;
+      for (std::size_t i = 0; i < kHeader; ++i) size = size << 8U | in_[i];
+      if (size == 0 || size > kAuthFrame) {
+        lose(EPROTO, "the peer does not speak this protocol: it began with a frame of " +
+                         std::to_string(static_cast<std::int32_t>(size)) + " bytes");
+        return false;
+      }
+      wanted += size;
+      if (got_ == wanted) return true;
+    }
+    const ssize_t got = ::recv(socket_.get(), in_.data() + got_, wanted - got_, MSG_DONTWAIT);
+    if (got > 0) {
+      got_ += static_cast<std::size_t>(got);
+    } else if (got == 0) {
+      lose_by(EPIPE);
+      return false;
+    } else if (errno == EAGAIN) {
+      return false;
+    } else if (errno != EINTR) {
+      lose_by(errno);
+      return false;
+    }
+  }
+}
+
+void Handshake::take() {
+  AuthExchange::Step step =
+      exchange_.take({reinterpret_cast<const char*>(in_.data()) + kHeader, got_ - kHeader});
+  got_ = 0;
+  for (const std::string& frame : step.frames) {
+    if (!frame.empty()) queue(frame);
+  }
+  finished_ = step.done;
+  refused_ = !step.failure.empty();
+  reason_ = std::move(step.failure);
+}
+
+// A peer that has closed the connection may not have read all that it was sent: a reset.
+void Handshake::lose_by(int error) {
+  if (error == EPIPE || error == ECONNRESET) {
+    lose(0, "the peer has closed the connection");
+  } else {
+    lose(error, "the peer has broken the connection off");
+  }
+}
+
+void Handshake::lose(int error, std::string why) {
+  lost_ = true;
+  error_ = error;
+  reason_ = std::move(why);
+}
+
+}  // namespace millrace::runtime

@@ -1,0 +1,71 @@
+// One peer that is being authenticated over its socket, without ever blocking: any number of them
+// go on side by side, each until its deadline.
+//
+// Invariants
+// 1. Exactly the bytes of the handshake's frames are read: what the peer sends next stays in the
+//    socket, for the Connection.
+// 2. A peer costs one descriptor and about 600 bytes until it is known.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <millrace/timeout.hpp>
+#include <string>
+#include <string_view>
+
+#include "runtime/base/descriptor.hpp"
+#include "runtime/channels/auth.hpp"
+
+namespace millrace::runtime {
+
+/// Used by one thread at a time. `key` outlives it.
+class Handshake {
+ public:
+  enum class State {
+    reading,  ///< waits for the peer's bytes
+    writing,  ///< waits for room
+    done,     ///< the peer has the key
+    refused,  ///< it has not, or says that we have not
+    lost      ///< it closed, broke the connection, or sent what is no frame of a handshake
+  };
+
+  Handshake(Descriptor socket, AuthExchange::Side side, const AuthKey& key,
+            Timeout::Clock::time_point deadline);
+
+  /// As far as it goes without blocking. Throws std::system_error when the kernel has no random
+  /// bytes.
+  State advance();
+
+  [[nodiscard]] int fd() const noexcept { return socket_.get(); }
+  [[nodiscard]] Timeout::Clock::time_point deadline() const noexcept { return deadline_; }
+  /// Why it was refused or lost.
+  [[nodiscard]] const std::string& reason() const noexcept { return reason_; }
+  /// Of a peer that was lost: its errno, 0 when it closed the connection.
+  [[nodiscard]] int error() const noexcept { return error_; }
+  /// The socket of a peer that is known.
+  [[nodiscard]] Descriptor release() noexcept { return std::move(socket_); }
+
+ private:
+  static constexpr std::size_t kHeader = 4;
+
+  void queue(std::string_view frame);
+  bool flush();    // false: no room
+  bool receive();  // false: no whole frame yet
+  void take();
+  void lose_by(int error);
+  void lose(int error, std::string why);
+
+  Descriptor socket_;
+  AuthExchange exchange_;
+  Timeout::Clock::time_point deadline_;
+  std::string out_;
+  std::array<unsigned char, kHeader + kAuthFrame> in_{};
+  std::size_t got_ = 0;
+  bool finished_ = false;
+  bool refused_ = false;
+  bool lost_ = false;
+  int error_ = 0;
+  std::string reason_;
+};
+
+}  // namespace millrace::runtime

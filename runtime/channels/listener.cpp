@@ -1,0 +1,41 @@
+// Listener: an Acceptor whose sockets become Connections.
+#include <millrace/errors.hpp>
+#include <millrace/listener.hpp>
+
+#include "runtime/channels/acceptor.hpp"
+#include "runtime/channels/socket_end.hpp"
+
+namespace millrace::connection {
+namespace {
+
+runtime::Acceptor::Rules rules_of(const ListenerOptions& options) {
+  const Timeout& timeout = options.handshake_timeout;
+  return {runtime::auth_key(options.authkey, options.legacy_md5),
+          timeout.infinite() ? std::chrono::nanoseconds::max() : timeout.duration()};
+}
+
+}  // namespace
+
+Listener::Listener(const ListenerOptions& options)
+    : acceptor_(std::make_unique<runtime::Acceptor>(
+          runtime::BoundSocket::Request{options.address, options.family, options.backlog},
+          rules_of(options))) {}
+
+Listener::Listener(Listener&& other) noexcept = default;
+Listener& Listener::operator=(Listener&& other) noexcept = default;
+Listener::~Listener() = default;
+
+Connection Listener::accept(Timeout timeout) const {
+  return runtime::socket_connection(acceptor_->accept(timeout).socket);
+}
+
+void Listener::close() const noexcept { acceptor_->close(); }
+
+const Address& Listener::address() const noexcept { return acceptor_->address(); }
+
+std::optional<Address> Listener::last_accepted() const {
+  Address last = acceptor_->last_accepted();
+  return last.empty() ? std::nullopt : std::optional(std::move(last));
+}
+
+}  // namespace millrace::connection

@@ -1,0 +1,78 @@
+// mp::Pipe: makes what pipe_body.hpp describes.
+#include <sys/random.h>
+
+#include <cstring>
+#include <memory>
+#include <millrace/connection.hpp>
+#include <utility>
+
+#include "runtime/channels/pipe_end.hpp"
+
+namespace millrace {
+namespace runtime {
+namespace {
+
+constexpr std::size_t up_to_line(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+static_assert(sizeof(PipeBody) % 64 == 0);
+
+// A number that no token had before: from the clock and this process, then counted.
+std::uint64_t next_serial() {
+  static const std::uint64_t first = [] {
+    std::uint64_t drawn = 0;
+    if (::getrandom(&drawn, sizeof drawn, GRND_NONBLOCK) != sizeof drawn) drawn = shm::ticks();
+    return drawn;
+  }();
+  static std::atomic<std::uint64_t> count{0};
+  // relaxed: a number; forked children that count on from it add their own id
+  const std::uint64_t serial = first + count.fetch_add(1, std::memory_order_relaxed);
+  return serial ^ (std::uint64_t{shm::self()} << 38U);
+}
+
+// An end of a new pipe: its token, its object, the end in this process.
+Connection make_side(const shm::ObjectRef& body_ref, unsigned side, bool readable, bool writable) {
+  auto& body = *static_cast<PipeBody*>(body_ref.payload());
+  void* holder = nullptr;  // an address in this process's memory is all that is asked
+  void* const token = shm::create_object({64, shm::object_type<PipeSide>()}, &holder);
+  std::unique_ptr<PipeEnd> end;
+  try {
+    PipeSide& mine = body.side[side];
+    mine.serial = next_serial();
+    mine.token = shm::watch_object(token);
+    std::memcpy(token, &mine.serial, sizeof mine.serial);
+    shm::ObjectRef object(shm::ObjectRequest{.bytes = sizeof(ConnectionObject),
+                                             .type = shm::object_type<Connection>(),
+                                             .elements = 1,
+                                             .links = 1});
+    auto& content = *static_cast<ConnectionObject*>(object.payload());
+    content.kind = EndKind::pipe;
+    content.side = side;
+    content.readable = readable;
+    content.writable = writable;
+    shm::depart_object(body_ref.payload());
+    content.body = reinterpret_cast<std::uint64_t>(body_ref.payload());
+    end = std::make_unique<PipeEnd>(content, token);
+    return make_connection(std::move(end), std::move(object));
+  } catch (...) {
+    if (end == nullptr) shm::release_object(token, &holder);
+    throw;
+  }
+}
+
+}  // namespace
+}  // namespace runtime
+
+std::pair<Connection, Connection> Pipe(const PipeOptions& options) {
+  using namespace runtime;
+  const std::size_t ring = up_to_line(shm::SpscRing::bytes_for(Direction::kGeometry));
+  const shm::ObjectRef body_ref(shm::ObjectRequest{.bytes = sizeof(PipeBody) + 2 * ring,
+                                                   .type = shm::object_type<PipeBody>()});
+  auto& body = *static_cast<PipeBody*>(body_ref.payload());
+  auto* const rings = reinterpret_cast<std::byte*>(&body + 1);
+  for (unsigned i = 0; i < 2; ++i) {
+    if (i == 0 || options.duplex) body.direction[i].make(rings + i * ring);
+  }
+  Connection first = make_side(body_ref, 0, true, options.duplex);
+  return {std::move(first), make_side(body_ref, 1, options.duplex, true)};
+}
+
+}  // namespace millrace

@@ -1,0 +1,144 @@
+#include "runtime/channels/pipe_bell.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+#include <utility>
+
+#include "runtime/base/own_pid.hpp"
+
+namespace millrace::runtime {
+namespace {
+
+constexpr std::uint64_t entry_of(pid_t pid, int fd) noexcept {
+  return std::uint64_t{static_cast<std::uint32_t>(pid)} << 32U | static_cast<std::uint32_t>(fd);
+}
+
+// The pipe with this inode through the descriptor that an entry names; -1: it is not there.
+int open_entry(std::uint64_t entry, std::uint64_t inode) noexcept {
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/%u/fd/%u", static_cast<unsigned>(entry >> 32U),
+                static_cast<unsigned>(entry & 0xffffffffU));
+  // What is there now may be any file: looked at before it is opened, since opening can do things.
+  struct stat status {};
+  if (::stat(path, &status) != 0 || !S_ISFIFO(status.st_mode) || status.st_ino != inode) return -1;
+  const int fd = ::open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  if (fd < 0) return -1;
+  if (::fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode) && status.st_ino == inode) return fd;
+  ::close(fd);
+  return -1;
+}
+
+}  // namespace
+
+void Bell::forget() noexcept {
+  if (fd_ < 0) return;
+  if (entry_ >> 32U == static_cast<std::uint32_t>(own_pid())) {
+    for (auto& holder : state_.holder) {
+      std::uint64_t mine = entry_;
+      // relaxed: entries are advice, the inode decides
+      holder.compare_exchange_strong(mine, 0, std::memory_order_relaxed);
+    }
+  }
+  ::close(std::exchange(fd_, -1));
+  entry_ = 0;
+}
+
+// The bell that there is now, for ringing or waiting.
+bool Bell::open() noexcept {
+  // OBSERVE bell: acquire pairs with PUBLISH bell in make(): the maker's entry is there
+  const std::uint64_t inode = state_.inode.load(std::memory_order_acquire);
+  if (inode == 0) return false;
+  if (fd_ >= 0 && inode_ == inode) return true;
+  for (const auto& holder : state_.holder) {
+    const std::uint64_t entry = holder.load(std::memory_order_relaxed);  // advice
+    const int fd = entry == 0 ? -1 : open_entry(entry, inode);
+    if (fd < 0) continue;
+    forget();
+    fd_ = fd;
+    inode_ = inode;
+    return true;
+  }
+  return false;
+}
+
+void Bell::make() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
+    throw std::system_error(errno, std::generic_category(), "pipe2 for a Connection's fileno()");
+  }
+  struct stat status {};
+  const bool known = ::fstat(ends[0], &status) == 0;
+  const int error = errno;
+  const int fd = known ? open_entry(entry_of(own_pid(), ends[0]), status.st_ino) : -1;
+  ::close(ends[0]);
+  ::close(ends[1]);
+  if (fd < 0) {
+    throw std::system_error(known ? EACCES : error, std::generic_category(),
+                            "/proc/self/fd for a Connection's fileno()");
+  }
+  forget();
+  fd_ = fd;
+  inode_ = status.st_ino;
+  for (auto& holder : state_.holder) holder.store(0, std::memory_order_relaxed);  // nobody's
+  enter();
+  // PUBLISH bell: release pairs with OBSERVE bell in open()
+  state_.inode.store(inode_, std::memory_order_release);
+}
+
+// Tells where this process has it: in a free entry, or in that of one who has it no more.
+void Bell::enter() {
+  const std::uint64_t mine = entry_of(own_pid(), fd_);
+  if (entry_ == mine) return;
+  entry_ = mine;
+  for (auto& holder : state_.holder) {
+    std::uint64_t seen = holder.load(std::memory_order_relaxed);  // advice
+    if (seen != 0) {
+      const int other = open_entry(seen, inode_);
+      if (other >= 0) {
+        ::close(other);
+        continue;
+      }
+    }
+    if (holder.compare_exchange_strong(seen, mine, std::memory_order_relaxed)) return;  // advice
+  }
+}
+
+void Bell::arm() {
+  if (open()) {
+    enter();
+  } else {
+    make();
+  }
+  // ARM bell: seq_cst, before the look at the ring; a writer that misses it has published before
+  state_.armed.store(1, std::memory_order_seq_cst);
+}
+
+void Bell::ring() noexcept {
+  // RING bell: seq_cst, behind the publication; pairs with quiet's store of 0
+  if (state_.rung.exchange(1, std::memory_order_seq_cst) == 0) add_unit();
+}
+
+void Bell::add_unit() noexcept {
+  if (!open()) return;  // those who waited on it have ended
+  const char unit = 0;
+  (void)!::write(fd_, &unit, 1);  // full: there are units enough
+}
+
+bool Bell::readable() noexcept {
+  if (!open()) return false;
+  pollfd look{fd_, POLLIN, 0};
+  return ::poll(&look, 1, 0) == 1;
+}
+
+void Bell::take_unit() noexcept {
+  char unit = 0;
+  (void)!::read(fd_, &unit, 1);  // another process of this end may have been faster
+}
+
+}  // namespace millrace::runtime

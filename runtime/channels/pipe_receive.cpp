@@ -1,0 +1,244 @@
+// The receiving half of PipeEnd: frames out of the ring, under the recv lock.
+//
+// A sleeper looks at the ring by itself if it gets the lock. If not, it relies on the holder: one
+// who takes a message, or leaves one where it is, wakes the sleepers after giving the lock back.
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <millrace/errors.hpp>
+#include <millrace/function.hpp>
+
+#include "runtime/channels/pipe_turn.hpp"
+#include "shm/process_table.hpp"
+
+namespace millrace::runtime {
+namespace {
+
+constexpr std::chrono::microseconds kSpin{50};  // about what a wake-up costs
+constexpr std::chrono::microseconds kShortSpin{5};
+constexpr std::uint32_t kPatientSpins = 3;  // in vain, before most are left out
+constexpr std::uint32_t kSpinAgain = 16;
+
+FrameHead head_of(const shm::SpscMessage& message) {
+  FrameHead head;
+  if (message.size < sizeof head) throw Corrupt("a pipe's message without its head");
+  std::memcpy(&head, message.data, sizeof head);
+  return head;
+}
+
+}  // namespace
+
+FrameKind PipeEnd::receive(FrameBuffer& frame, std::size_t maxlength) {
+  check_readable();
+  RecvTurn turn(*this);
+  turn.take();
+  for (;;) {
+    if (!spin(turn)) {
+      turn.release();
+      shm::Pace pace(Timeout::Clock::time_point::max());
+      if (wait_for_message(turn, pace) == Look::end) throw_end_of_file();
+    }
+    check_open();
+    const std::optional<FrameKind> kind = take_frame(turn, frame, maxlength);
+    if (!kind) continue;
+    if (bell_in_.armed() && !in().consumer().try_peek()) quiet();
+    turn.release();
+    after_turn();
+    return *kind;
+  }
+}
+
+bool PipeEnd::poll(Timeout timeout) {
+  RecvTurn turn(*this);
+  Look found = look_patiently(turn);
+  if (found == Look::nothing && (timeout.infinite() || timeout.duration().count() != 0)) {
+    shm::Pace pace(timeout.deadline());
+    found = wait_for_message(turn, pace);
+  } else if (found == Look::nothing && peer_gone()) {
+    found = look_patiently(turn);
+  }
+  turn.release();
+  if (found == Look::message && in().items.maybe_asleep()) in().items.notify_all();
+  return found != Look::nothing;
+}
+
+// ---- waiting
+
+// A message: the turn is held.
+PipeEnd::Look PipeEnd::look(RecvTurn& turn) {
+  if (!turn.try_take()) return Look::nothing;
+  // GONE end: pipe_end.cpp sets it; acquire, before the look at the ring: all that was sent is seen
+  const bool gone = peer().gone.load(std::memory_order_acquire) != 0;
+  if (in().consumer().try_peek()) return Look::message;
+  if (!gone) quiet();
+  turn.release();
+  return gone ? Look::end : Look::nothing;
+}
+
+// The same where the answer counts: who holds the lock only looks gives it back soon.
+PipeEnd::Look PipeEnd::look_patiently(RecvTurn& turn) {
+  // relaxed: advice; the holder may be about to take the lock's message either way
+  while (!turn.try_take() && in().in_frame.load(std::memory_order_relaxed) == 0) {
+    if (!turn.try_take_for_a_slice()) check_open();
+  }
+  return look(turn);
+}
+
+PipeEnd::Look PipeEnd::wait_for_message(RecvTurn& turn, shm::Pace& pace) {
+  Direction& from = in();
+  for (;;) {
+    [[maybe_unused]] const auto sleep = pace.sleep(from.items);
+    const auto key = from.items.prepare();
+    if (const Look found = look(turn); found != Look::nothing) return found;
+    check_open();
+    if (pace.over()) return Look::nothing;
+    pace.check();
+    const int outcome = from.items.wait(key, pace.until());
+    pace.tick();
+    if (outcome == ETIMEDOUT) peer_gone_for_certain();
+  }
+}
+
+// Looks for a message for as long as that pays. With the turn.
+bool PipeEnd::spin(RecvTurn& turn) {
+  turn.take();
+  Direction& from = in();
+  const auto there = [&] { return static_cast<bool>(from.consumer().try_peek()); };
+  if (there()) return true;
+  // relaxed: a guess about the peer's habits
+  const std::uint32_t idle = idle_spins_.load(std::memory_order_relaxed);
+  const bool worth_it = idle < kPatientSpins || idle % kSpinAgain == 0;
+  if (may_spin_ && shm::spin_until(there, worth_it ? kSpin : kShortSpin)) {
+    idle_spins_.store(0, std::memory_order_relaxed);
+    return true;
+  }
+  for (int i = 0; i < 2; ++i) {
+    ::sched_yield();
+    if (there()) return true;
+  }
+  idle_spins_.store(idle + 1, std::memory_order_relaxed);
+  return false;
+}
+
+// ---- taking
+
+// The frame whose message is the next one; none when it was the rest of another, or broke off.
+std::optional<FrameKind> PipeEnd::take_frame(RecvTurn& turn, FrameBuffer& frame,
+                                             std::size_t maxlength) {
+  Direction::Consumer& ring = in().consumer();
+  const shm::SpscMessage message = ring.try_peek();
+  const FrameHead head = head_of(message);
+  if (!head.first()) {
+    ring.release();
+    return {};
+  }
+  const std::size_t bytes = head.frame_bytes();
+  const std::size_t here = message.size - sizeof head;
+  if (here > bytes || (head.last() && here != bytes)) throw Corrupt("a pipe's frame: its length");
+  if (bytes > maxlength) {
+    ring.release();
+    turn.release();
+    refuse_rest();
+    throw_bad_message_length();
+  }
+  std::byte* const to = frame.resize(bytes);
+  if (here != 0) std::memcpy(to, message.data + sizeof head, here);
+  ring.release();
+  if (!head.last() && !take_chunks(frame, here)) {
+    if (peer_gone() && !ring.try_peek()) throw_end_inside_message();
+    return {};
+  }
+  return static_cast<FrameKind>(head.kind());
+}
+
+// The rest of a frame, of which there are `got` bytes; false when it will never come.
+bool PipeEnd::take_chunks(FrameBuffer& frame, std::size_t got) {
+  struct Inside {
+    std::atomic<std::uint32_t>& flag;
+    explicit Inside(std::atomic<std::uint32_t>& f) noexcept : flag(f) {
+      flag.store(1, std::memory_order_relaxed);  // advice
+    }
+    ~Inside() { flag.store(0, std::memory_order_relaxed); }
+  } const inside(in().in_frame);
+  for (;;) {
+    give_back();
+    if (got == frame.size()) return true;
+    const shm::SpscMessage message = next_chunk();
+    if (!message) return false;
+    const FrameHead head = head_of(message);
+    if (head.first()) return false;
+    const std::size_t here = message.size - sizeof head;
+    if (here > frame.size() - got) throw Corrupt("a pipe's frame: its length");
+    std::memcpy(frame.data() + got, message.data + sizeof head, here);
+    got += here;
+    in().consumer().release();
+  }
+}
+
+// Waits for the next message inside a frame; none when nobody sends it. Not for SIGINT: what is
+// half received would be lost.
+shm::SpscMessage PipeEnd::next_chunk() {
+  Direction& from = in();
+  shm::SpscMessage message;
+  const auto there = [&] { return static_cast<bool>(message = from.consumer().try_peek()); };
+  if (there() || (may_spin_ && shm::spin_until(there, kSpin))) return message;
+  shm::Pace pace(Timeout::Clock::time_point::max(), shm::Interrupts::ignored);
+  for (bool long_wait = false;;) {
+    const auto key = from.items.prepare();
+    if (there()) return message;
+    check_open();
+    const shm::ProcessId sender = from.send_lock.owner();
+    const bool stopped =
+        sender == 0 || (long_wait && !shm::ProcessTable::instance().check_alive(sender));
+    if (stopped) {
+      shm::store_load_barrier();  // what it published before it let go is looked for behind this
+      there();
+      return message;
+    }
+    long_wait = from.items.wait(key, pace.until()) == ETIMEDOUT;
+    pace.tick();
+  }
+}
+
+void PipeEnd::give_back() {
+  in().consumer().give_back();
+  in().room.notify_all();
+}
+
+// For those who went to sleep because this one had the lock, and for a writer without room.
+void PipeEnd::after_turn() {
+  Direction& from = in();
+  shm::TurnPlatform::barrier_after_rmw();
+  if (from.items.maybe_asleep()) from.items.notify_all();
+  if (!from.room.maybe_asleep()) return;
+  if (RecvTurn turn(*this); turn.try_take()) give_back();
+  if (from.items.maybe_asleep()) from.items.notify_all();
+}
+
+// Nobody will read what is left: what it refers to is given back.
+void PipeEnd::discard_unread() noexcept {
+  try {
+    RecvTurn turn(*this);
+    if (!turn.try_take()) return;
+    Direction::Consumer& ring = in().consumer();
+    while (const shm::SpscMessage message = ring.try_peek()) {
+      const FrameHead head = head_of(message);
+      const std::size_t bytes = message.size - sizeof head;
+      ValueHead value{};
+      if (head.first() && head.last() && bytes >= sizeof value &&
+          head.kind() == static_cast<std::uint32_t>(FrameKind::value)) {
+        std::memcpy(&value, message.data + sizeof head, sizeof value);
+        if (value.discard != 0) {
+          wire::Reader content(message.data + sizeof head + sizeof value, bytes - sizeof value);
+          reinterpret_cast<void (*)(wire::Reader&)>(resolve_function(value.discard))(content);
+        }
+      }
+      ring.release();
+    }
+  } catch (...) {
+    // What cannot be decoded cannot be given back: it stays until the program ends.
+  }
+}
+
+}  // namespace millrace::runtime

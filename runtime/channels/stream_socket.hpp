@@ -1,0 +1,25 @@
+// Sockets of connections: calling a listener, options, whom they lead to.
+#pragma once
+
+#include <millrace/address.hpp>
+#include <optional>
+#include <string>
+
+#include "runtime/base/descriptor.hpp"
+
+namespace millrace::runtime {
+
+/// A socket that is connected to the listener at `address`; a host's addresses are tried in turn.
+/// Blocks as long as the kernel tries. Throws ValueError, OverflowError as family_of() and
+/// resolve(), std::system_error naming the address (ECONNREFUSED, ENOENT, ETIMEDOUT, EACCES),
+/// KeyboardInterrupt.
+Descriptor connect_to(const connection::Address& address, const std::optional<std::string>& family);
+
+/// Of AF_INET and AF_INET6, for AF_UNIX does so anyway: small messages go at once instead of
+/// waiting for others to go with. No error: it is a matter of speed.
+void send_at_once(int socket) noexcept;
+
+/// "peer ('127.0.0.1', 4711)" or "peer process 4711".
+std::string peer_name(int socket);
+
+}  // namespace millrace::runtime

@@ -1,0 +1,355 @@
+#include "runtime/managers/manager_link.hpp"
+
+#include <pthread.h>
+#include <sys/random.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <system_error>
+#include <utility>
+
+#include "runtime/base/own_pid.hpp"
+#include "runtime/managers/manager_wire.hpp"
+#include "runtime/process/child.hpp"
+#include "runtime/values/object_node.hpp"
+
+namespace millrace::runtime {
+
+namespace {
+
+using Channel = std::shared_ptr<ManagerChannel>;
+
+// The lock of all links; no call to a server is made under it. Held across every fork().
+std::mutex& links_mutex() {
+  static auto& mutex = *new std::mutex;
+  return mutex;
+}
+std::vector<ManagerLink*>& links() {
+  static auto& all = *new std::vector<ManagerLink*>;
+  return all;
+}
+
+std::uint64_t random_number() {
+  std::uint64_t number = 0;
+  while (number == 0) {
+    if (::getrandom(&number, sizeof number, 0) != sizeof number && errno != EINTR) {
+      throw std::system_error(errno, std::generic_category(), "getrandom");
+    }
+  }
+  return number;
+}
+
+// This thread's connections, by link. They end with the thread.
+struct ThreadChannels {
+  std::unordered_map<std::uint64_t, Channel> by_link;
+  ~ThreadChannels();
+};
+thread_local bool g_thread_ended = false;  // outlives g_channels
+thread_local ThreadChannels g_channels;
+ThreadChannels::~ThreadChannels() {
+  g_thread_ended = true;
+  for (auto& [serial, channel] : by_link) channel->close();
+}
+
+thread_local ManagerLink* g_replying = nullptr;
+struct Replying {
+  explicit Replying(ManagerLink* link) : before(g_replying) { g_replying = link; }
+  Replying(const Replying&) = delete;
+  ~Replying() { g_replying = before; }
+  ManagerLink* before;
+};
+
+Object request_of(Object ident, std::string_view method, std::vector<Object> arguments) {
+  return Object(Tuple{std::move(ident), Object(method), Object(Tuple(std::span<Object>(arguments))),
+                      Object(Dict())});
+}
+
+}  // namespace
+
+// fork(), as all links see it.
+struct ForkedLinks {
+  static void before() noexcept {
+    std::vector<std::shared_ptr<ManagerLink>> all;
+    {
+      const std::scoped_lock guard(links_mutex());
+      for (ManagerLink* const each : links()) {
+        if (!each->references_.empty()) all.push_back(each->weak_from_this().lock());
+      }
+    }
+    for (const auto& each : all) {
+      if (each != nullptr && !each->ended_.load(std::memory_order_relaxed)) ask(*each);
+    }
+    all.clear();
+    links_mutex().lock();
+  }
+  static void in_parent() noexcept {
+    std::vector<Channel> childs;
+    for (ManagerLink* const each : links()) childs.push_back(std::move(each->for_child_));
+    links_mutex().unlock();
+  }
+  static void in_child() noexcept {
+    std::vector<Channel> parents;
+    for (ManagerLink* const each : links()) {
+      for (const auto& channel : each->channels_) {
+        if (Channel open = channel.lock()) parents.push_back(std::move(open));
+      }
+      each->channels_.clear();
+      parents.push_back(std::exchange(each->session_, std::move(each->for_child_)));
+      each->client_ = each->child_ != 0 ? each->child_ : random_number();
+      each->child_ = 0;
+      if (each->session_ != nullptr) each->channels_.push_back(each->session_);
+    }
+    links_mutex().unlock();
+    for (const Channel& channel : parents) {
+      if (channel != nullptr) channel->close();
+    }
+    if (!g_thread_ended) g_channels.by_link.clear();
+  }
+
+ private:
+  // A server of CPython's is told of each reference by itself.
+  static void ask(ManagerLink& link) noexcept {
+    try {
+      const std::uint64_t child = random_number();
+      Channel channel = link.open(child, link.client_);
+      std::vector<std::string> ids;
+      {
+        const std::scoped_lock guard(links_mutex());
+        if (channel->peer() != ManagerChannel::Peer::python) {
+          link.child_ = child;
+          link.for_child_ = std::move(channel);
+          return;
+        }
+        for (const auto& [id, count] : link.references_) ids.insert(ids.end(), count, id);
+      }
+      for (const std::string& id : ids) link.call_server("incref", {Object(id)});
+    } catch (...) {
+      // The server has ended or does not answer: the child's proxies will say so.
+      static_cast<void>(0);
+    }
+  }
+};
+
+Object returned(ManagerReply reply) {
+  if (reply.kind == "#RETURN") return std::move(reply.value);
+  if (reply.kind == "#ERROR") {
+    if (is_kind(reply.value, ValueKind::exception)) raise(reply.value);
+    throw RemoteError(reply.value.type_name(), reply.value.str());
+  }
+  if (reply.kind == "#TRACEBACK" || reply.kind == "#UNSERIALIZABLE") {
+    if (!is_text(reply.value)) {
+      throw TypeError("a reply of kind " + reply.kind + " that is no str but " +
+                      reply.value.type_name());
+    }
+    const auto text = reply.value.as<std::string>();
+    // The last line is "Type: what".
+    const std::size_t end = text.find_last_not_of('\n');
+    const std::size_t begin = end == std::string::npos ? 0 : text.rfind('\n', end) + 1;
+    const std::string last = text.substr(begin, end == std::string::npos ? 0 : end + 1 - begin);
+    const std::size_t colon = last.find(": ");
+    const std::string what = reply.kind == "#UNSERIALIZABLE" ? "Unserializable message: " : "";
+    throw RemoteError(last.substr(0, colon), what + last, text);
+  }
+  throw ValueError("Unrecognized message type " + Object(reply.kind).repr());
+}
+
+ManagerLink* replying_link() noexcept { return g_replying; }
+
+ManagerReply ManagerChannel::exchange(const Object& request, ManagerLink* link) {
+  const bool own = peer_ == Peer::own_program;
+  wire::Writer out;
+  put_frame(out, request, own);
+  broken_ = true;
+  try {
+    connection_.send_bytes(std::string_view(reinterpret_cast<const char*>(out.data()), out.size()));
+  } catch (...) {
+    out.revert(0);
+    throw;
+  }
+  out.clear();  // what it refers to belongs to the message
+  const Bytes frame = connection_.recv_bytes();
+  broken_ = false;
+  const Replying replying(link);
+  const Object reply = value_of_frame({frame.data(), frame.size()}, own);
+  if (!is_sequence(reply) || to_items(reply).size() != 2 || !is_text(to_items(reply)[0])) {
+    throw TypeError("a manager's reply is a pair, not " + reply.type_name());
+  }
+  const auto parts = to_items(reply);
+  return {parts[0].as<std::string>(), parts[1]};
+}
+
+ManagerLink::ManagerLink(Target target)
+    : target_(std::move(target)), serial_(random_number()), client_(random_number()) {
+  static const int watched =
+      ::pthread_atfork(&ForkedLinks::before, &ForkedLinks::in_parent, &ForkedLinks::in_child);
+  if (watched != 0) throw std::system_error(watched, std::generic_category(), "pthread_atfork");
+  const std::scoped_lock guard(links_mutex());
+  links().push_back(this);
+}
+
+ManagerLink::~ManagerLink() {
+  {
+    const std::scoped_lock guard(links_mutex());
+    std::erase(links(), this);
+  }
+  for (const auto& each : channels_) {
+    if (const Channel open = each.lock()) open->close();
+  }
+  if (!g_thread_ended) g_channels.by_link.erase(serial_);
+}
+
+std::shared_ptr<ManagerLink> ManagerLink::to(const Target& target) {
+  static_cast<void>(links_mutex());
+  std::vector<std::shared_ptr<ManagerLink>> others;  // let go of behind the lock
+  {
+    const std::scoped_lock guard(links_mutex());
+    for (ManagerLink* const each : links()) {
+      auto alive = each->weak_from_this().lock();
+      if (alive == nullptr) continue;
+      if (each->target_.address == target.address && each->target_.authkey == target.authkey &&
+          !each->ended_.load(std::memory_order_relaxed)) {
+        return alive;
+      }
+      others.push_back(std::move(alive));
+    }
+  }
+  return std::make_shared<ManagerLink>(target);
+}
+
+Connection ManagerLink::dial() const {
+  connection::ClientOptions options;
+  options.authkey = target_.authkey;
+  options.legacy_md5 = target_.legacy_md5;
+  return connection::Client(target_.address, options);
+}
+
+Channel ManagerLink::open(std::uint64_t client, std::uint64_t parent) {
+  auto channel = std::make_shared<ManagerChannel>(dial());
+  const std::string program = program_name();
+  const ManagerHello hello{program, client, parent, own_pid()};
+  const Object reply = returned(channel->exchange(
+      request_of({}, "accept_connection", {Object(text_of_hello(process_name(), hello))})));
+  if (!is_reply_to_hello(reply)) {
+    channel->peer(ManagerChannel::Peer::python);
+  } else {
+    const bool ours = reply == Object(reply_to_hello(program));
+    channel->peer(ours ? ManagerChannel::Peer::own_program : ManagerChannel::Peer::millrace);
+  }
+  return channel;
+}
+
+// The session, made on first use; of a server of CPython's the channel by which that is known.
+Channel ManagerLink::session() {
+  std::uint64_t client = 0;
+  {
+    const std::scoped_lock guard(links_mutex());
+    if (session_ != nullptr && !session_->broken()) return session_;
+    client = client_;
+  }
+  Channel fresh = open(client, 0);
+  const std::scoped_lock guard(links_mutex());
+  if (session_ == nullptr || session_->broken()) {
+    session_ = std::move(fresh);
+    channels_.push_back(session_);
+  }
+  return session_;
+}
+
+Object ManagerLink::call_server(const char* function, std::vector<Object> arguments) {
+  const Channel channel = session();
+  const Object request = request_of({}, function, std::move(arguments));
+  if (channel->peer() == ManagerChannel::Peer::python) {
+    return returned(ManagerChannel(dial()).exchange(request));
+  }
+  const std::scoped_lock guard(channel->mutex);
+  return returned(channel->exchange(request));
+}
+
+Channel ManagerLink::thread_channel() {
+  if (g_thread_ended) return session();  // static destructors of the main thread
+  auto& mine = g_channels.by_link;
+  if (const auto known = mine.find(serial_); known != mine.end()) {
+    if (!known->second->broken()) return known->second;
+    mine.erase(known);
+  }
+  static_cast<void>(session());  // first: it keeps the references
+  Channel fresh = open(client_, 0);
+  {
+    const std::scoped_lock guard(links_mutex());
+    std::erase_if(channels_, [](const auto& each) { return each.expired(); });
+    channels_.push_back(fresh);
+  }
+  mine.emplace(serial_, fresh);
+  return fresh;
+}
+
+ManagerReply ManagerLink::call_object(const std::string& id, std::string_view method,
+                                      std::vector<Object> arguments) {
+  if (ended_.load(std::memory_order_relaxed)) {  // a hint: the server would not answer
+    throw std::system_error(EPIPE, std::generic_category(), "the manager has been shut down");
+  }
+  const Channel channel = thread_channel();
+  const Object request = request_of(Object(id), method, std::move(arguments));
+  try {
+    return channel->exchange(request, this);
+  } catch (...) {
+    if (channel->broken()) drop(channel);
+    throw;
+  }
+}
+
+void ManagerLink::drop(const Channel& channel) noexcept {
+  channel->close();
+  if (!g_thread_ended) g_channels.by_link.erase(serial_);
+}
+
+void ManagerLink::adopt(const std::string& id) {
+  const std::scoped_lock guard(links_mutex());
+  ++references_[id];
+}
+
+void ManagerLink::incref(const std::string& id) {
+  call_server("incref", {Object(id)});
+  adopt(id);
+}
+
+void ManagerLink::decref(const std::string& id) noexcept {
+  try {
+    bool last = false;
+    {
+      const std::scoped_lock guard(links_mutex());
+      const auto known = references_.find(id);
+      if (known == references_.end()) return;
+      if (--known->second == 0) references_.erase(known);
+      last = references_.empty();
+    }
+    if (ended_.load(std::memory_order_relaxed)) return;
+    call_server("decref", {Object(id)});
+    if (!last) return;
+    // The process has no more references: this thread's connection goes too, as in CPython.
+    if (!g_thread_ended && g_channels.by_link.contains(serial_)) {
+      const Channel mine = g_channels.by_link[serial_];
+      drop(mine);
+    }
+  } catch (...) {
+    static_cast<void>(0);  // the server has ended
+  }
+}
+
+void ManagerLink::shut_down() noexcept {
+  ended_.store(true, std::memory_order_relaxed);  // a hint to those who would call
+  std::vector<Channel> open;
+  {
+    const std::scoped_lock guard(links_mutex());
+    for (const auto& each : channels_) {
+      if (Channel channel = each.lock()) open.push_back(std::move(channel));
+    }
+    channels_.clear();
+    session_.reset();
+  }
+  for (const Channel& each : open) each->close();
+  if (!g_thread_ended) g_channels.by_link.erase(serial_);
+}
+
+}  // namespace millrace::runtime

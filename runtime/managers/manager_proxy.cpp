@@ -1,0 +1,310 @@
+#include "runtime/managers/manager_proxy.hpp"
+
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <millrace/process.hpp>
+#include <millrace/proxies.hpp>
+#include <ostream>
+#include <utility>
+
+#include "runtime/managers/manager_objects.hpp"
+#include "runtime/managers/manager_session.hpp"
+#include "runtime/values/object_node.hpp"
+#include "runtime/values/pickle_handles.hpp"
+
+namespace millrace {
+
+/// The library's way into a proxy.
+struct ProxyAccess {
+  static const runtime::ProxyRef& state(const BaseProxy& proxy) { return proxy.state_; }
+};
+
+namespace runtime {
+
+namespace {
+
+// The C++ type for each class of Python's.
+struct ProxyType {
+  HandlePickler pickler;
+  const char* python_class = nullptr;
+  Object (*make)(ProxyRef state) = nullptr;
+  const ProxyType* next = nullptr;
+};
+constinit std::atomic<const ProxyType*> g_types{nullptr};
+
+const ProxyState* state_in(const Object& value) {
+  if (!is_kind(value, ValueKind::handle)) return nullptr;
+  auto* const node = Access::node<HandleNode>(value);
+  // OBSERVE type: it is complete
+  for (auto* each = g_types.load(std::memory_order_acquire); each != nullptr; each = each->next) {
+    if (each->pickler.type != node->ops->type) continue;
+    return ProxyAccess::state(*static_cast<const BaseProxy*>(node->handle())).get();
+  }
+  return nullptr;
+}
+
+std::vector<std::string> names_in(const Object& names) {
+  return names.is_none() ? std::vector<std::string>() : names.as<std::vector<std::string>>();
+}
+
+// Python's class of the proxies of a type; those of Queue are AutoProxies to Python.
+std::string class_of(const TokenValue& token) {
+  static const ManagerTypes known = python_manager_types();
+  const auto type = known.find(token.typeid_name);
+  return type == known.end() ? "AutoProxy" : type->second.proxy_class;
+}
+
+Object python_of_proxy(const Object& handle) {
+  const ProxyState& state = *state_in(handle);
+  Dict keywords;
+  if (state.python_class == "AutoProxy") {
+    std::vector<Object> names(state.exposed.begin(), state.exposed.end());
+    keywords.set("exposed", Object(Tuple(std::span<Object>(names))));
+  }
+  return made_by_python(
+      "multiprocessing.managers", "RebuildProxy",
+      Object(Tuple{python_global("multiprocessing.managers", state.python_class),
+                   object_of_token(state.token), Object("pickle"), Object(std::move(keywords))}));
+}
+
+// Which server a token is of: the one that `known` says; the one that is replying, if the token
+// is its own; else the one at the token's address with this process's key, as in CPython.
+std::shared_ptr<ManagerLink> link_of(const TokenValue& token, const ManagerLink::Target* known) {
+  if (known != nullptr) return ManagerLink::to(*known);
+  ManagerLink* const replying = replying_link();
+  const connection::Address address = address_of_object(token.address);
+  if (replying != nullptr && replying->target().address == address) {
+    return replying->shared_from_this();
+  }
+  return ManagerLink::to({address, current_process().authkey(), true});
+}
+
+ProxyRef proxy_of_token(TokenValue token, std::string python_class, const Object& exposed,
+                        const ManagerLink::Target* known) {
+  if (auto object = ManagerServer::object_at(token.address, token.id)) {
+    return std::make_shared<ProxyState>(std::move(object), std::move(token));
+  }
+  const auto link = link_of(token, known);
+  link->incref(token.id);
+  return std::make_shared<ProxyState>(link, std::move(token), std::move(python_class),
+                                      names_in(exposed));
+}
+
+// RebuildProxy(class, token, 'pickle', keywords)
+Object proxy_of_python(Object made) {
+  const auto call = python_call(made);
+  if (!call || call->arguments->size() != 4) return made;
+  const auto parts = to_items(*call->arguments);
+  const auto name = python_name(parts[0]);
+  if (!name || !parts[3].is<Dict>()) return made;
+  const auto keywords = parts[3].as<Dict>();
+  const Object key = keywords.get("authkey");
+  TokenValue token = token_of_object(parts[1]);
+  std::optional<ManagerLink::Target> target;
+  if (is_byte_run(key)) {
+    target = ManagerLink::Target{address_of_object(token.address), to_bytes(key), true};
+  }
+  return object_of_proxy(proxy_of_token(std::move(token), std::string(name->name),
+                                        keywords.get("exposed"), target ? &*target : nullptr));
+}
+
+const bool g_rebuilds = [] {
+  static HandleRebuilder entry{"RebuildProxy", &proxy_of_python};
+  add_handle_rebuilder(entry);
+  return true;
+}();
+
+}  // namespace
+
+bool declare_proxy(std::string_view type, const char* python_class,
+                   Object (*make)(ProxyRef state)) {
+  auto* const entry = new ProxyType{{type, &python_of_proxy}, python_class, make};
+  const ProxyType* first = g_types.load(std::memory_order_relaxed);
+  do {
+    entry->next = first;
+    // PUBLISH type: complete before it can be found
+  } while (!g_types.compare_exchange_weak(first, entry, std::memory_order_release,
+                                          std::memory_order_relaxed));
+  add_handle_pickler(entry->pickler);
+  return true;
+}
+
+ProxyState::ProxyState(std::shared_ptr<ManagerLink> of, TokenValue at, std::string class_name,
+                       std::vector<std::string> names)
+    : link(std::move(of)),
+      token(std::move(at)),
+      python_class(std::move(class_name)),
+      exposed(std::move(names)) {}
+
+ProxyState::ProxyState(std::shared_ptr<SharedObject> of, TokenValue at)
+    : object(std::move(of)),
+      token(std::move(at)),
+      python_class(object->type->proxy_class),
+      exposed(object->exposed) {}
+
+ProxyState::~ProxyState() {
+  if (link != nullptr) link->decref(token.id);
+}
+
+Object ProxyState::call(std::string_view method, std::vector<Object> arguments) const {
+  if (object != nullptr) {
+    ManagerCaller here(std::make_shared<ManagerClient>());
+    here.speak_pickle(false);
+    ManagerCall call{method, std::move(arguments), {}, here};
+    if (method == "#GETVALUE") return object->referent->value(here);
+    if (method == "__repr__") return Object(object->referent->repr());
+    if (!object->referent->has_method(method)) throw AttributeError(std::string(method));
+    try {
+      return object->referent->call(call).value;
+    } catch (const RaisedValue& raised) {
+      raise(raised.exception);
+    }
+  }
+  ManagerReply reply = link->call_object(token.id, method, std::move(arguments));
+  if (reply.kind != "#PROXY") return returned(std::move(reply));
+  if (!is_sequence(reply.value) || reply.value.size() != 2) {
+    throw TypeError("a reply of kind #PROXY that is no pair");
+  }
+  return object_of_proxy(adopted_proxy(link, token_of_object(reply.value[1]), reply.value[0]));
+}
+
+ProxyRef adopted_proxy(const std::shared_ptr<ManagerLink>& link, TokenValue token,
+                       const Object& exposed) {
+  link->adopt(token.id);
+  token.address = object_of_address(link->target().address);
+  std::string python_class = class_of(token);
+  return std::make_shared<ProxyState>(link, std::move(token), std::move(python_class),
+                                      names_in(exposed));
+}
+
+Object object_of_proxy(ProxyRef state) {
+  if (state->python_class == "AutoProxy" &&
+      (state->token.typeid_name == "Queue" || state->token.typeid_name == "JoinableQueue")) {
+    return Object(QueueProxy(std::move(state)));
+  }
+  // OBSERVE type: it is complete
+  for (auto* each = g_types.load(std::memory_order_acquire); each != nullptr; each = each->next) {
+    if (state->python_class == each->python_class && state->python_class != "AutoProxy") {
+      return each->make(std::move(state));
+    }
+  }
+  return Object(BaseProxy(std::move(state)));
+}
+
+ProxyRef proxy_in(const Object& value) {
+  const ProxyState* const state = state_in(value);
+  if (state == nullptr) throw TypeError("a proxy was expected, not " + value.type_name());
+  auto* const node = Access::node<HandleNode>(value);
+  return ProxyAccess::state(*static_cast<const BaseProxy*>(node->handle()));
+}
+
+// In the program's own messages: token, class, names, and how to reach the server.
+void encode_proxy(wire::Writer& out, const BaseProxy& proxy) {
+  const ProxyState& state = *ProxyAccess::state(proxy);
+  std::vector<Object> names(state.exposed.begin(), state.exposed.end());
+  Tuple parts{object_of_token(state.token), Object(state.python_class),
+              Object(Tuple(std::span<Object>(names))),
+              state.link != nullptr ? Object(state.link->target().authkey) : Object(),
+              Object(state.link == nullptr || state.link->target().legacy_md5)};
+  encode_object(out, Object(std::move(parts)));
+}
+
+ProxyRef decode_proxy(wire::Reader& in) {
+  const Object parts = decode_object(in);
+  if (!parts.is<Tuple>() || parts.size() != 5) throw Corrupt("a proxy's message is damaged");
+  TokenValue token = token_of_object(parts[0]);
+  std::optional<ManagerLink::Target> target;
+  if (parts[3].is_none() && replying_link() != nullptr) {
+    target = replying_link()->target();  // it is an object of the server that sent it
+  } else if (!parts[3].is_none()) {
+    target = ManagerLink::Target{address_of_object(token.address), parts[3].as<Bytes>(),
+                                 parts[4].as<bool>()};
+  }
+  return proxy_of_token(std::move(token), parts[1].as<std::string>(), parts[2],
+                        target ? &*target : nullptr);
+}
+
+std::shared_ptr<Referent> referent_of_proxy(const Object& value) {
+  const ProxyState* const state = state_in(value);
+  return state == nullptr || state->object == nullptr ? nullptr : state->object->referent;
+}
+
+Object plain_of(const Object& value) {
+  const ProxyState* const state = state_in(value);
+  if (state == nullptr) return value;
+  return state->call("#GETVALUE", {});
+}
+
+}  // namespace runtime
+
+Object BaseProxy::call_method(std::string_view method, std::vector<Object> arguments) const {
+  return state_->call(method, std::move(arguments));
+}
+
+Object BaseProxy::getvalue() const { return state_->call("#GETVALUE", {}); }
+
+Token BaseProxy::token() const {
+  return {state_->token.typeid_name, runtime::address_of_object(state_->token.address),
+          state_->token.id};
+}
+
+std::string BaseProxy::repr() const {
+  return "<" +
+         (state_->python_class == "AutoProxy" ? "AutoProxy[" + state_->token.typeid_name + "]"
+                                              : state_->python_class) +
+         " object, typeid " + Object(state_->token.typeid_name).repr() + " at " +
+         runtime::address_text(state_.get()) + ">";
+}
+
+std::string BaseProxy::str() const { return state_->call("__repr__", {}).as<std::string>(); }
+
+bool BaseProxy::is(const BaseProxy& other) const {
+  return state_ == other.state_ || (state_->token.id == other.state_->token.id &&
+                                    state_->token.address == other.state_->token.address);
+}
+
+std::ostream& operator<<(std::ostream& out, const BaseProxy& proxy) {
+  std::string text;
+  try {
+    text = proxy.str();
+  } catch (const std::exception&) {
+    text = proxy.repr();
+    text.replace(text.size() - 1, 1, "; '__str__()' failed>");
+  }
+  return out << text;
+}
+
+std::optional<Object> IteratorProxy::next() const {
+  try {
+    return call("__next__");
+  } catch (const RemoteError& error) {
+    if (error.type_name().ends_with("StopIteration")) return std::nullopt;
+    throw;
+  }
+}
+
+List ListProxy::reversed() const {
+  const Object value = call("__reversed__");
+  if (value.is<List>()) return value.as<List>();
+  // As CPython pickles its iterator: reversed(list).
+  const auto made = runtime::python_call(value);
+  if (!made || made->arguments->size() == 0) {
+    throw TypeError("__reversed__ gave " + value.type_name());
+  }
+  List list = runtime::to_items(*made->arguments)[0].as<List>();
+  list.reverse();
+  return list;
+}
+
+bool AcquirerProxy::acquire(Timeout timeout) const {
+  if (timeout.infinite()) return call<bool>("acquire", true);
+  return call<bool>("acquire", true, runtime::seconds_of(timeout));
+}
+
+Object runtime::seconds_of(Timeout timeout) {
+  if (timeout.infinite()) return {};
+  return Object(std::chrono::duration<double>(timeout.duration()).count());
+}
+
+}  // namespace millrace

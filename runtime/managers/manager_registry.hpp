@@ -1,0 +1,34 @@
+// The types that a manager can make: G09.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <millrace/manager_types.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/managers/manager_referent.hpp"
+
+namespace millrace::runtime {
+
+/// One registered type.
+struct ManagerType {
+  using Make = std::function<std::shared_ptr<Referent>(ManagerCall& call)>;
+
+  Make make = {};  // none: objects are made of what methods give back
+  std::optional<std::vector<std::string>> exposed = {};  // none: the referent's public methods
+  MethodTypes method_to_typeid = {};
+  std::string proxy_class = "AutoProxy";
+  bool create_method = true;
+};
+
+/// By typeid. Copied when a manager starts.
+using ManagerTypes = std::map<std::string, ManagerType, std::less<>>;
+
+/// Those of SyncManager.
+ManagerTypes python_manager_types();
+
+}  // namespace millrace::runtime

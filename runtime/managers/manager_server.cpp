@@ -1,0 +1,327 @@
+#include "runtime/managers/manager_server.hpp"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+
+#include "runtime/base/own_pid.hpp"
+#include "runtime/managers/manager_values.hpp"
+
+namespace millrace::runtime {
+
+namespace {
+
+// The process whose servers these are: a forked child has none, and may have copied the lock held.
+std::atomic<pid_t> servers_process{0};
+std::mutex servers_mutex;
+std::vector<ManagerServer*>& servers() {  // under servers_mutex
+  static auto& all = *new std::vector<ManagerServer*>;
+  return all;
+}
+
+std::string hex_of(std::uint64_t number) {
+  std::array<char, 20> text{};
+  const int size =
+      std::snprintf(text.data(), text.size(), "%llx", static_cast<unsigned long long>(number));
+  return {text.data(), static_cast<std::size_t>(size)};
+}
+
+// Python's list(names) + list(method_to_typeid).
+std::vector<std::string> exposed_by(const ManagerType& type, const Referent& referent) {
+  std::vector<std::string> names = type.exposed ? *type.exposed : referent.public_methods();
+  for (const auto& [method, made] : type.method_to_typeid) names.push_back(method);
+  return names;
+}
+
+}  // namespace
+
+SharedObject::SharedObject(ManagerServer& server, std::string of)
+    : id(std::move(of)), server_(server.self_) {}
+
+SharedObject::~SharedObject() {
+  if (const auto server = server_.lock()) (*server)->forget(*this);
+}
+
+bool SharedObject::exposes(std::string_view method) const noexcept {
+  return std::ranges::find(exposed, method) != exposed.end();
+}
+
+// Ids look like CPython's addresses; they begin at random and are never used again.
+namespace {
+
+std::uint64_t first_id() {
+  std::uint64_t number = 0;
+  if (::getrandom(&number, sizeof number, 0) != sizeof number) {
+    throw std::system_error(errno, std::generic_category(), "getrandom");
+  }
+  return number >> 17 & ~std::uint64_t{15};
+}
+
+}  // namespace
+
+ManagerServer::ManagerServer(ManagerTypes types)
+    : types_(std::move(types)),
+      last_id_(first_id()),
+      self_(std::make_shared<ManagerServer*>(this)) {}
+
+ManagerServer::~ManagerServer() {
+  {
+    const std::scoped_lock guard(servers_mutex);
+    std::erase(servers(), this);
+  }
+  Objects last;
+  {
+    const std::scoped_lock guard(mutex_);
+    last.swap(objects_);
+  }
+  last.clear();  // they forget themselves
+}
+
+const ManagerType& ManagerServer::type_of(const std::string& typeid_name) const {
+  const auto type = types_.find(typeid_name);
+  if (type == types_.end()) throw KeyError(Object(typeid_name).repr());
+  return type->second;
+}
+
+std::shared_ptr<SharedObject> ManagerServer::entry_of(const std::string& typeid_name,
+                                                      std::shared_ptr<Referent> referent) {
+  const ManagerType& type = type_of(typeid_name);
+  const void* const identity = referent->identity();
+  std::shared_ptr<SharedObject> entry;
+  {
+    const std::scoped_lock guard(mutex_);
+    if (const auto same = by_identity_.find(identity); same != by_identity_.end()) {
+      entry = same->second.lock();
+    }
+    if (entry == nullptr) {
+      last_id_ += 16;
+      entry = std::make_shared<SharedObject>(*this, hex_of(last_id_));
+      entry->type_id = typeid_name;
+      entry->type = &type;
+      entry->exposed = exposed_by(type, *referent);
+      entry->referent = std::move(referent);
+      known_[entry->id] = entry;
+      by_identity_[identity] = entry;
+    }
+    objects_[entry->id] = entry;
+  }
+  return entry;
+}
+
+namespace {
+
+Object names_of(const std::vector<std::string>& names) {
+  std::vector<Object> all(names.begin(), names.end());
+  return Object(Tuple(std::span<Object>(all)));
+}
+
+}  // namespace
+
+CreatedObject ManagerServer::create(ManagerCall& call, const std::string& typeid_name) {
+  const ManagerType& type = type_of(typeid_name);
+  if (!type.make) {
+    if (call.arguments.size() != 1 || !call.keywords.empty()) {
+      throw ValueError("Without callable, must have one non-keyword argument");
+    }
+    ManagerAnswer of(call.arguments[0]);
+    return share(call.caller, typeid_name, of);
+  }
+  const std::shared_ptr<SharedObject> entry = entry_of(typeid_name, type.make(call));
+  incref(call.caller, entry->id);
+  return {entry, names_of(entry->exposed)};
+}
+
+CreatedObject ManagerServer::share(ManagerCaller& caller, const std::string& typeid_name,
+                                   ManagerAnswer& of) {
+  const ManagerType& type = type_of(typeid_name);
+  std::shared_ptr<Referent> referent = std::move(of.referent);
+  if (referent == nullptr && type.make) {
+    ManagerCall making{typeid_name, {of.value}, {}, caller};
+    referent = type.make(making);
+  }
+  if (referent == nullptr) referent = make_iterator_referent(of.value);
+  const std::shared_ptr<SharedObject> entry = entry_of(typeid_name, std::move(referent));
+  incref(caller, entry->id);
+  return {entry, names_of(entry->exposed)};
+}
+
+std::shared_ptr<SharedObject> ManagerServer::find(const std::string& id) {
+  const std::scoped_lock guard(mutex_);
+  const auto found = known_.find(id);
+  return found == known_.end() ? nullptr : found->second.lock();
+}
+
+void ManagerServer::incref(ManagerCaller& caller, const std::string& id) {
+  const std::shared_ptr<SharedObject> object = find(id);
+  if (object == nullptr) throw KeyError(Object(id).repr());
+  {
+    const std::scoped_lock guard(mutex_);
+    objects_[id] = object;
+    ++object->references;
+  }
+  ManagerClient& client = caller.client();
+  if (!client.ends_with_process) return;
+  const std::scoped_lock guard(client.mutex);
+  ++client.references[id];
+}
+
+void ManagerServer::decref(ManagerCaller& caller, const std::string& id) {
+  std::shared_ptr<SharedObject> last;  // destroyed behind the locks
+  {
+    const std::scoped_lock guard(mutex_);
+    const auto found = objects_.find(id);
+    if (found == objects_.end()) {
+      if (known_.contains(id)) return;  // held by a proxy inside the server
+      throw KeyError(Object(id).repr());
+    }
+    std::uint64_t& count = found->second->references;
+    if (count > 0) --count;
+    if (count == 0) {
+      last = std::move(found->second);
+      objects_.erase(found);
+    }
+  }
+  ManagerClient& client = caller.client();
+  if (!client.ends_with_process) return;
+  const std::scoped_lock guard(client.mutex);
+  const auto own = client.references.find(id);
+  if (own != client.references.end() && --own->second == 0) client.references.erase(own);
+}
+
+void ManagerServer::forget(const SharedObject& object) {
+  const std::scoped_lock guard(mutex_);
+  known_.erase(object.id);
+  const auto same = by_identity_.find(object.referent->identity());
+  if (same != by_identity_.end() && same->second.expired()) by_identity_.erase(same);
+}
+
+std::size_t ManagerServer::number_of_objects() {
+  const std::scoped_lock guard(mutex_);
+  return objects_.size();
+}
+
+std::string ManagerServer::debug_info() {
+  std::vector<std::shared_ptr<SharedObject>> all;
+  {
+    const std::scoped_lock guard(mutex_);
+    for (const auto& [id, object] : objects_) all.push_back(object);
+  }
+  std::ranges::sort(all, {}, [](const auto& each) { return each->id; });
+  std::string out;
+  for (const auto& each : all) {
+    if (!out.empty()) out += '\n';
+    std::uint64_t references = 0;
+    {
+      const std::scoped_lock guard(mutex_);
+      references = each->references;
+    }
+    out += "  " + each->id + ":       refcount=" + std::to_string(references) + "\n    " +
+           each->referent->str().substr(0, 75);
+  }
+  return out;
+}
+
+Object ManagerServer::token_of(const SharedObject& object) const {
+  return object_of_token({object.type_id, address_, object.id});
+}
+
+std::shared_ptr<ManagerClient> ManagerServer::client(std::uint64_t number, pid_t pid,
+                                                     std::uint64_t parent) {
+  std::shared_ptr<ManagerClient> from;
+  std::shared_ptr<ManagerClient> client;
+  {
+    const std::scoped_lock guard(mutex_);
+    std::erase_if(clients_, [](const auto& each) { return each.second.expired(); });
+    client = clients_[number].lock();
+    if (client == nullptr) {
+      client = std::make_shared<ManagerClient>();
+      client->id = number;
+      client->ends_with_process = true;
+      clients_[number] = client;
+      if (const auto found = clients_.find(parent); found != clients_.end()) {
+        from = found->second.lock();
+      }
+    }
+    client->pid = pid != 0 ? pid : client->pid;
+  }
+  {
+    const std::scoped_lock guard(client->mutex);
+    ++client->connections;
+  }
+  if (from == nullptr) return client;
+  std::unordered_map<std::string, std::uint64_t> inherited;
+  {
+    const std::scoped_lock guard(from->mutex);
+    inherited = from->references;
+  }
+  ManagerCaller heir(client);
+  for (const auto& [id, count] : inherited) {
+    for (std::uint64_t i = 0; i < count; ++i) {
+      if (find(id) != nullptr) incref(heir, id);
+    }
+  }
+  return client;
+}
+
+void ManagerServer::disconnect(const std::shared_ptr<ManagerClient>& client) {
+  std::unordered_map<std::string, std::uint64_t> left;
+  std::vector<std::weak_ptr<Referent>> held;
+  {
+    const std::scoped_lock guard(client->mutex);
+    if (--client->connections > 0) return;
+    left = client->references;
+    held.swap(client->held);
+  }
+  for (const auto& each : held) {
+    if (const auto referent = each.lock()) referent->client_gone(*client);
+  }
+  ManagerCaller gone(client);
+  for (const auto& [id, count] : left) {
+    for (std::uint64_t i = 0; i < count; ++i) decref(gone, id);
+  }
+}
+
+void ManagerServer::stop() {
+  const std::unique_lock guard(stopped_);
+  // PUBLISH stop: to threads that serve (manager_server.hpp); who waits has the monitor's lock
+  stopping_.store(true, std::memory_order_release);
+  stopped_.changed();
+}
+
+void ManagerServer::wait_stopped() {
+  const std::unique_lock guard(stopped_);
+  stopped_.wait_for([this] { return stopping(); }, Timeout::Clock::time_point::max());
+}
+
+void ManagerServer::publish() {
+  const std::scoped_lock guard(servers_mutex);
+  // relaxed: compared with a process's own id; a thread that knows of the server has synchronised
+  if (servers_process.exchange(own_pid(), std::memory_order_relaxed) != own_pid()) {
+    servers().clear();
+  }
+  servers().push_back(this);
+}
+
+std::shared_ptr<SharedObject> ManagerServer::object_at(const Object& address,
+                                                       const std::string& id) {
+  if (servers_process.load(std::memory_order_relaxed) != own_pid()) return nullptr;  // as above
+  const std::scoped_lock guard(servers_mutex);
+  for (ManagerServer* const each : servers()) {
+    auto object = each->find(id);
+    if (each->address_ == address) {
+      if (object == nullptr) throw KeyError(Object(id).repr());
+      return object;
+    }
+    // Another spelling of the same host: ids are random, so one that is known is its own.
+    const bool same_port = object != nullptr && is_sequence(address) &&
+                           is_sequence(each->address_) && address[1] == each->address_[1];
+    if (same_port) return object;
+  }
+  return nullptr;
+}
+
+}  // namespace millrace::runtime

@@ -1,0 +1,125 @@
+// A manager's server without its sockets: objects, references, and the functions that CPython's
+// protocol calls by name. A request goes in, a reply comes out (manager_session.hpp).
+//
+// Invariants
+// 1. An object is in the table while its reference count is not 0, and reachable by its id as long
+//    as anything in the server holds it, such as a proxy inside a list.
+// 2. References of a client that ends with its process are counted twice: at the object and at the
+//    client. When the client's last connection ends, what is left at the client is taken off.
+// 3. Objects are destroyed, and user code is called, without the server's lock.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <millrace/object.hpp>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime/managers/manager_proxy_values.hpp"
+#include "runtime/managers/manager_registry.hpp"
+
+namespace millrace::runtime {
+
+class ManagerServer;
+
+/// One shared object: a referent under its id.
+class SharedObject {
+ public:
+  SharedObject(ManagerServer& server, std::string id);
+  SharedObject(const SharedObject&) = delete;
+  SharedObject& operator=(const SharedObject&) = delete;
+  ~SharedObject();
+
+  const std::string id;
+  std::string type_id;
+  std::shared_ptr<Referent> referent;
+  std::vector<std::string> exposed;
+  const ManagerType* type = nullptr;
+  std::uint64_t references = 0;  // under the server's lock
+
+  [[nodiscard]] bool exposes(std::string_view method) const noexcept;
+
+ private:
+  friend class ManagerServer;
+  std::weak_ptr<ManagerServer*> server_;  // whom to tell of the end
+};
+
+/// What a server says of an object that it made: its id and the names it exposes.
+struct CreatedObject {
+  std::shared_ptr<SharedObject> object;
+  Object exposed;
+};
+
+class ManagerServer {
+ public:
+  explicit ManagerServer(ManagerTypes types);
+  ManagerServer(const ManagerServer&) = delete;
+  ManagerServer& operator=(const ManagerServer&) = delete;
+  ~ManagerServer();
+
+  /// Where it listens, as tokens name it. Set before the first request.
+  void address(Object address) { address_ = std::move(address); }
+  [[nodiscard]] const Object& address() const noexcept { return address_; }
+  [[nodiscard]] const ManagerTypes& types() const noexcept { return types_; }
+
+  /// Makes an object; the caller has one reference. Throws what the type's function throws,
+  /// KeyError for an unknown typeid.
+  CreatedObject create(ManagerCall& call, const std::string& typeid_name);
+  /// The same of something that a method gave back.
+  CreatedObject share(ManagerCaller& caller, const std::string& typeid_name, ManagerAnswer& of);
+  /// Throws KeyError for an unknown id.
+  void incref(ManagerCaller& caller, const std::string& id);
+  void decref(ManagerCaller& caller, const std::string& id);
+  [[nodiscard]] std::shared_ptr<SharedObject> find(const std::string& id);
+  [[nodiscard]] std::size_t number_of_objects();
+  [[nodiscard]] std::string debug_info();
+  Object token_of(const SharedObject& object) const;
+
+  /// A client by the number that all its connections give, made on first use; `parent` is whose
+  /// references a new one begins with.
+  std::shared_ptr<ManagerClient> client(std::uint64_t number, pid_t pid, std::uint64_t parent);
+  /// One connection of a client has ended; with the last one what it held is given back.
+  void disconnect(const std::shared_ptr<ManagerClient>& client);
+
+  /// Set by the request `shutdown`.
+  void stop();
+  [[nodiscard]] bool stopping() const noexcept {
+    return stopping_.load(std::memory_order_acquire);  // OBSERVE stop: manager_server.cpp
+  }
+  /// Waits for it.
+  void wait_stopped();
+
+  /// The object of a server of this process, or null when none listens at the address. Throws
+  /// KeyError when one does and has no such object.
+  static std::shared_ptr<SharedObject> object_at(const Object& address, const std::string& id);
+  /// Proxies of its address that arrive in this process are its objects from now on.
+  void publish();
+
+ private:
+  friend class SharedObject;
+  using Objects = std::unordered_map<std::string, std::shared_ptr<SharedObject>>;
+
+  std::shared_ptr<SharedObject> entry_of(const std::string& typeid_name,
+                                         std::shared_ptr<Referent> referent);
+  const ManagerType& type_of(const std::string& typeid_name) const;
+  void forget(const SharedObject& object);
+
+  const ManagerTypes types_;
+  Object address_;
+  std::mutex mutex_;  // guards what follows
+  Objects objects_;
+  std::unordered_map<std::string, std::weak_ptr<SharedObject>> known_;  // all that are alive
+  std::unordered_map<const void*, std::weak_ptr<SharedObject>> by_identity_;
+  std::unordered_map<std::uint64_t, std::weak_ptr<ManagerClient>> clients_;
+  std::uint64_t last_id_;
+  std::shared_ptr<ManagerServer*> self_;
+
+  std::atomic<bool> stopping_{false};
+  Monitor stopped_;
+};
+
+}  // namespace millrace::runtime

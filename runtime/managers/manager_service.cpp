@@ -1,0 +1,126 @@
+#include "runtime/managers/manager_service.hpp"
+
+#include <millrace/logging.hpp>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "runtime/managers/manager_link.hpp"
+
+namespace millrace::runtime {
+
+namespace {
+
+void put_log(const std::string& text) { get_logger().info(text); }
+
+std::string text_of(const std::exception& error) { return error.what(); }
+
+}  // namespace
+
+ManagerService::ManagerService(ManagerTypes types, const connection::ListenerOptions& options)
+    : server_(std::move(types)), watch_(server_), listener_(options) {
+  server_.address(object_of_address(listener_.address()));
+  server_.publish();
+}
+
+ManagerService::~ManagerService() { listener_.close(); }
+
+void ManagerService::serve() {
+  put_log("manager serving at " + listener_.address().repr());
+  std::thread watcher([this] { watch_.run(); });
+  std::thread acceptor([this] { accept(); });
+  server_.wait_stopped();
+  listener_.close();
+  acceptor.join();
+  std::vector<Connection> last;
+  {
+    const std::unique_lock guard(monitor_);
+    for (auto& [number, connection] : open_) last.push_back(connection);
+  }
+  // What was answered has been sent: closing keeps what the peer has not read yet.
+  for (const Connection& each : last) each.close();
+  watch_.leave_all();
+  {
+    const std::unique_lock guard(monitor_);
+    monitor_.wait_for([this] { return threads_ == 0; }, Timeout::Clock::time_point::max());
+  }
+  watch_.stop();
+  watcher.join();
+}
+
+void ManagerService::accept() {
+  while (!server_.stopping()) {
+    try {
+      const Connection connection = listener_.accept();
+      {
+        const std::unique_lock guard(monitor_);
+        ++threads_;
+      }
+      try {
+        std::thread([this, connection] { converse(connection); }).detach();
+      } catch (...) {
+        const std::unique_lock guard(monitor_);
+        --threads_;
+        throw;
+      }
+    } catch (const std::system_error& error) {
+      if (server_.stopping() || error.code().value() == EBADF) return;
+      put_log("manager: " + text_of(error));  // no descriptors or threads: the client is dropped
+      std::this_thread::yield();
+    } catch (const std::exception& error) {
+      put_log("manager refused a client: " + text_of(error));
+    }
+  }
+}
+
+void ManagerService::converse(const Connection& connection) {
+  std::uint64_t number = 0;
+  {
+    const std::unique_lock guard(monitor_);
+    number = ++last_;
+    open_.emplace(number, connection);
+  }
+  {
+    std::uint64_t key = 0;
+    auto session = std::make_shared<ManagerSession>(
+        server_, [this, &key](bool on) { watch_.listen(key, on); });
+    try {
+      key = watch_.add(session, connection.fileno());
+      talk(*session, connection);
+    } catch (const CallerGone&) {
+      put_log("manager: a client is gone that waited for an answer");
+    } catch (const EOFError&) {
+      static_cast<void>(0);  // the usual end
+    } catch (const std::exception& error) {
+      put_log("manager: " + text_of(error));
+    }
+    watch_.remove(key);
+    connection.close();
+  }
+  const std::unique_lock guard(monitor_);
+  open_.erase(number);
+  --threads_;
+  monitor_.changed();
+}
+
+void ManagerService::talk(ManagerSession& session, const Connection& connection) {
+  for (auto next = ManagerSession::Next::go_on; next == ManagerSession::Next::go_on;) {
+    const Bytes request = connection.recv_bytes();
+    wire::Writer reply;
+    next = session.serve({request.data(), request.size()}, reply);
+    const std::string_view bytes(reinterpret_cast<const char*>(reply.data()), reply.size());
+    try {
+      connection.send_bytes(bytes);
+    } catch (...) {
+      session.not_sent();
+      reply.revert(0);
+      throw;
+    }
+    session.sent();
+    if (session.reply_twice()) connection.send_bytes(bytes);
+    reply.clear();  // what it refers to belongs to the message
+  }
+}
+
+}  // namespace millrace::runtime

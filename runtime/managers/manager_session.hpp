@@ -1,0 +1,65 @@
+// One connection's conversation with a manager's server, without the connection: frames in, frames
+// out. CPython's protocol, X01, PYTHON.md 2c:
+//   request (ident or None, name, arguments, keywords), reply (kind, value).
+// The first request of a connection is for the server itself and, but for accept_connection, the
+// only one; after that one requests are for objects. A client of millrace's may go on calling the
+// server's functions, and, when it is of this program, may speak its own frames.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <millrace/wire/buffer.hpp>
+#include <span>
+#include <string>
+
+#include "runtime/managers/manager_server.hpp"
+
+namespace millrace::runtime {
+
+class ManagerSession {
+ public:
+  ManagerSession(ManagerServer& server, ManagerCaller::Watch watch = {});
+  ManagerSession(const ManagerSession&) = delete;
+  ManagerSession& operator=(const ManagerSession&) = delete;
+  /// Gives back what the client held if this was its last connection.
+  ~ManagerSession();
+
+  enum class Next { go_on, hang_up };
+  /// Serves one request; appends the reply. Throws CallerGone when nobody listens any more.
+  Next serve(std::span<const std::byte> request, wire::Writer& reply);
+  /// The reply to the last request has been sent, or could not be.
+  void sent() noexcept { undo_ = nullptr; }
+  void not_sent();
+  /// The reply of `shutdown` is sent twice, as CPython's server does.
+  [[nodiscard]] bool reply_twice() const noexcept { return reply_twice_; }
+  [[nodiscard]] ManagerCaller& caller() noexcept { return caller_; }
+
+ private:
+  struct Request {
+    Object ident;
+    std::string method;
+    std::vector<Object> arguments;
+    Dict keywords;
+  };
+  static Request parse(const Object& value);
+  Object reply_to(std::span<const std::byte> frame, Next& next);
+  Object control(Request& request, Next& next);
+  Object call(Request& request);
+  Object call_method(SharedObject& object, ManagerCall& call);
+  Object fall_back(SharedObject& object, ManagerCall& call);
+  Object accept(Request& request);
+
+  ManagerServer& server_;
+  ManagerCaller caller_;
+  bool accepted_ = false;    // requests are for objects
+  bool millrace_ = false;    // the peer is no CPython
+  bool own_frames_ = false;  // and of this program
+  bool reply_twice_ = false;
+  std::function<void()> undo_;
+};
+
+/// The session whose reply this thread encodes: proxies in it are counted for its client.
+ManagerSession* encoding_session() noexcept;
+
+}  // namespace millrace::runtime

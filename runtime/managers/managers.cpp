@@ -1,0 +1,250 @@
+// BaseManager, SyncManager and Manager().
+#include <csignal>
+#include <cstdlib>
+#include <millrace/managers.hpp>
+#include <millrace/process.hpp>
+#include <mutex>
+#include <utility>
+
+#include "runtime/base/exceptions.hpp"
+#include "runtime/base/own_pid.hpp"
+#include "runtime/managers/manager_link.hpp"
+#include "runtime/managers/manager_objects.hpp"
+#include "runtime/managers/manager_proxy.hpp"
+#include "runtime/managers/manager_registry.hpp"
+#include "runtime/managers/manager_service.hpp"
+#include "runtime/managers/manager_start.hpp"
+
+namespace millrace {
+
+namespace runtime {
+
+enum class ManagerPhase { initial, started, shut_down };
+
+struct ManagerState {
+  ManagerOptions options;
+  Bytes authkey;
+  ManagerTypes types;
+
+  std::mutex mutex;  // guards what follows
+  ManagerPhase phase = ManagerPhase::initial;
+  connection::Address address;
+  std::shared_ptr<ManagerLink> link;
+  std::unique_ptr<Process> process;  // the server, if this manager started one
+  pid_t owner = 0;                   // who did
+  std::optional<Finalize> at_exit;
+
+  [[nodiscard]] ManagerLink::Target target() const {
+    return {address, authkey, options.legacy_md5};
+  }
+  void check_initial() const {
+    if (phase == ManagerPhase::started) throw ProcessError("Already started server");
+    if (phase == ManagerPhase::shut_down) throw ProcessError("Manager has shut down");
+  }
+  std::shared_ptr<ManagerLink> usable() {
+    const std::scoped_lock guard(mutex);
+    if (phase != ManagerPhase::started) throw AssertionError("server not yet started");
+    return link;
+  }
+  [[nodiscard]] connection::ListenerOptions listener_options() const {
+    connection::ListenerOptions listen;
+    listen.address = options.address;
+    listen.backlog = 128;
+    listen.authkey = authkey;
+    listen.legacy_md5 = options.legacy_md5;
+    return listen;
+  }
+  void end_server() noexcept;
+};
+
+// Asks, waits, terminates, waits, kills. Nothing in a forked child, whose server it is not.
+void ManagerState::end_server() noexcept {
+  try {
+    std::shared_ptr<ManagerLink> open;
+    std::unique_ptr<Process> server;
+    {
+      const std::scoped_lock guard(mutex);
+      if (owner == own_pid()) server = std::move(process);
+      open = link;
+    }
+    if (server == nullptr) return;
+    if (server->is_alive()) {
+      try {
+        open->call_server("shutdown", {});
+      } catch (const std::exception&) {
+        static_cast<void>(0);  // it is not listening any more
+      }
+    }
+    open->shut_down();
+    if (!server->join(options.shutdown_timeout)) {
+      server->terminate();
+      if (!server->join(options.shutdown_timeout)) {
+        server->kill();
+        server->join();
+      }
+    }
+    server->close();
+  } catch (const std::exception& error) {
+    get_logger().warning(std::string("a manager's server could not be ended: ") + error.what());
+  }
+}
+
+std::string class_name_of(std::string_view type) {
+  const std::size_t template_begin = type.find('<');
+  const std::size_t at = type.substr(0, template_begin).rfind("::");
+  return std::string(at == std::string_view::npos ? type : type.substr(at + 2));
+}
+
+}  // namespace runtime
+
+using runtime::ManagerPhase;
+
+BaseManager::BaseManager(const ManagerOptions& options)
+    : state_(std::make_unique<runtime::ManagerState>()) {
+  state_->options = options;
+  state_->address = options.address;
+  state_->authkey = options.authkey ? *options.authkey : current_process().authkey();
+  if (state_->authkey.empty()) throw ValueError("a manager's authkey is empty");
+  const runtime::ManagerTypes all = runtime::python_manager_types();
+  for (const char* each : {"Iterator", "AsyncResult"}) state_->types[each] = all.at(each);
+}
+
+BaseManager::BaseManager(const ManagerOptions& options, WithPythonTypes) : BaseManager(options) {
+  state_->types = runtime::python_manager_types();
+}
+
+BaseManager::BaseManager(BaseManager&&) noexcept = default;
+BaseManager& BaseManager::operator=(BaseManager&& other) noexcept {
+  std::swap(state_, other.state_);
+  return *this;
+}
+
+BaseManager::~BaseManager() {
+  if (state_ == nullptr) return;
+  state_->at_exit.reset();  // runs it
+  state_->end_server();
+}
+
+void BaseManager::add_type(runtime::TypeRequest request) {
+  runtime::ManagerType type;
+  type.make = [make = std::move(request.make), methods = request.methods,
+               name = request.class_name](runtime::ManagerCall& call) {
+    if (!call.keywords.empty()) throw TypeError(name + "() takes no keyword arguments");
+    return runtime::referent_of_thing(make(call.arguments), methods, name);
+  };
+  for (const auto& [method, made] : request.options.method_to_typeid) {
+    type.method_to_typeid[method] = made;
+  }
+  type.create_method = request.options.create_method;
+  const std::scoped_lock guard(state_->mutex);
+  state_->types[request.type_id] = std::move(type);
+}
+
+void BaseManager::start_server(std::unique_ptr<runtime::ProcessTarget> initializer) {
+  {
+    const std::scoped_lock guard(state_->mutex);
+    state_->check_initial();
+  }
+  runtime::ServerStart start({state_->types, state_->listener_options(), std::move(initializer),
+                              runtime::class_name_of(runtime::demangle(typeid(*this)))});
+  connection::Address address = start.run();
+  const std::scoped_lock guard(state_->mutex);
+  state_->process = start.take_process();
+  state_->owner = runtime::own_pid();
+  state_->address = std::move(address);
+  state_->link = runtime::ManagerLink::to(state_->target());
+  state_->phase = ManagerPhase::started;
+  state_->at_exit.emplace([state = state_.get()] { state->end_server(); },
+                          FinalizeOptions{.exitpriority = 0});
+}
+
+ManagerServer BaseManager::get_server() {
+  const std::scoped_lock guard(state_->mutex);
+  state_->check_initial();
+  return ManagerServer(
+      std::make_unique<runtime::ManagerService>(state_->types, state_->listener_options()));
+}
+
+void BaseManager::connect() {
+  std::shared_ptr<runtime::ManagerLink> link;
+  {
+    const std::scoped_lock guard(state_->mutex);
+    link = runtime::ManagerLink::to(state_->target());
+  }
+  link->call_server("dummy", {});
+  const std::scoped_lock guard(state_->mutex);
+  state_->link = std::move(link);
+  state_->phase = ManagerPhase::started;
+}
+
+void BaseManager::shutdown() {
+  {
+    const std::scoped_lock guard(state_->mutex);
+    if (!state_->at_exit) {
+      throw AttributeError("'" + runtime::class_name_of(runtime::demangle(typeid(*this))) +
+                           "' object has no attribute 'shutdown' before start()");
+    }
+  }
+  (*state_->at_exit)();
+  const std::scoped_lock guard(state_->mutex);
+  state_->phase = ManagerPhase::shut_down;
+}
+
+void BaseManager::join(Timeout timeout) {
+  std::optional<ProcessHandle> server;
+  {
+    const std::scoped_lock guard(state_->mutex);
+    if (state_->process != nullptr) server = state_->process->handle();
+  }
+  if (server) server->join(timeout);
+}
+
+connection::Address BaseManager::address() const {
+  const std::scoped_lock guard(state_->mutex);
+  return state_->address;
+}
+
+std::size_t BaseManager::number_of_objects() const {
+  return state_->usable()->call_server("number_of_objects", {}).as<std::size_t>();
+}
+
+std::string BaseManager::debug_info() const {
+  return state_->usable()->call_server("debug_info", {}).as<std::string>();
+}
+
+runtime::ProxyRef BaseManager::create_object(const std::string& type_id,
+                                             std::vector<Object> arguments) const {
+  const std::shared_ptr<runtime::ManagerLink> link = state_->usable();
+  arguments.insert(arguments.begin(), Object(type_id));
+  const Object made = link->call_server("create", std::move(arguments));
+  if (!made.is<Tuple>() || made.size() != 2) {
+    throw TypeError("a manager's create() gave " + made.type_name());
+  }
+  return runtime::adopted_proxy(
+      link,
+      {type_id, runtime::object_of_address(link->target().address), made[0].as<std::string>()},
+      made[1]);
+}
+
+ManagerServer::ManagerServer(std::unique_ptr<runtime::ManagerService> service)
+    : service_(std::move(service)) {}
+ManagerServer::ManagerServer(ManagerServer&&) noexcept = default;
+ManagerServer& ManagerServer::operator=(ManagerServer&&) noexcept = default;
+ManagerServer::~ManagerServer() = default;
+void ManagerServer::serve_forever() { service_->serve(); }
+void ManagerServer::shutdown() { service_->stop(); }
+const connection::Address& ManagerServer::address() const { return service_->address(); }
+
+SyncManager Context::Manager() const {
+  SyncManager manager({.context = this});
+  manager.start();
+  return manager;
+}
+
+SyncManager Manager() {
+  SyncManager manager;
+  manager.start();
+  return manager;
+}
+
+}  // namespace millrace

@@ -1,0 +1,364 @@
+// The side of fork_server.hpp that starts processes, and the server itself when there is none.
+#include "runtime/process/fork_server.hpp"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <linux/types.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <millrace/errors.hpp>
+#include <millrace/logging.hpp>
+#include <optional>
+#include <stdexcept>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "runtime/process/child.hpp"
+#include "runtime/process/context_state.hpp"
+#include "shm/arena.hpp"
+#include "shm/liveness.hpp"
+#include "shm/reaper.hpp"
+#include "shm/signals.hpp"
+
+namespace millrace::runtime {
+namespace {
+
+constexpr std::uint64_t kKind = 3;
+constexpr int kAttempts = 20;  // servers that may be lost in a row, each while it was asked
+
+// A descriptor of this process's own.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd = -1) noexcept : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  [[nodiscard]] int get() const noexcept { return fd_; }
+
+ private:
+  int fd_;
+};
+
+sockaddr_un address_of(const std::string& path) noexcept {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  return address;
+}
+
+int new_socket() {
+  const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (fd < 0) throw std::system_error(errno, std::generic_category(), "socket of a fork server");
+  return fd;
+}
+
+bool runs(const ForkServerNote& note, std::uint64_t word) noexcept {
+  return !shm::process_gone(static_cast<pid_t>(word >> 2U),
+                            note.started.load(std::memory_order_relaxed));
+}
+
+// Executes the program and waits until its server exists. Returns the server's pid.
+pid_t launch(ForkServerNote& note) {
+  note.made.store(0, std::memory_order_relaxed);
+  SpawnMessage message;
+  wire::encode(message.writer(), shm::self());
+  wire::encode(message.writer(), forkserver_preload());
+  shm::ProcessTable& table = shm::ProcessTable::instance();
+  const shm::ProcessId id = table.reserve();
+  const pid_t between = message.send(id, StartKind::fork_server);
+  int status = shm::kUnknownStatus;
+  while (::waitpid(between, &status, 0) < 0 && errno == EINTR) {
+  }
+  table.mark_dead(id, status);
+  shm::reap(id);
+  // relaxed: its end orders this before the look of the process that waits for it
+  const pid_t made = note.made.load(std::memory_order_relaxed);
+  if (made > 0) return made;
+  throw std::runtime_error("no fork server comes up (what it says of the reason is on stderr). " +
+                           std::string(freeze_support_idiom()));
+}
+
+// The path of the running server's socket; makes a server when there is none.
+std::string ensure_server() {
+  ForkServerNote& note = ForkServerNote::instance();
+  const std::uint64_t mine = kServerStarts | std::uint64_t{shm::self()} << 2U;
+  for (;;) {
+    // NOTE server: acquire, path and start time were written before
+    std::uint64_t seen = note.word.load(std::memory_order_acquire);
+    if ((seen & kKind) == kServerRuns && runs(note, seen)) return note.get_path();
+    if ((seen & kKind) == kServerStarts &&
+        shm::ProcessTable::instance().check_alive(static_cast<shm::ProcessId>(seen >> 2U))) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
+    }
+    // NOTE server: acq_rel, after whatever the previous holder of the word did
+    if (!note.word.compare_exchange_strong(seen, mine, std::memory_order_acq_rel,
+                                           std::memory_order_relaxed)) {
+      continue;
+    }
+    if ((seen & kKind) == kServerRuns) get_logger().info("the fork server has died: relaunching");
+    try {
+      const pid_t pid = launch(note);
+      note.started.store(shm::start_time_of(pid), std::memory_order_relaxed);
+      // NOTE server: release
+      note.word.store(kServerRuns | static_cast<std::uint64_t>(pid) << 2U,
+                      std::memory_order_release);
+    } catch (...) {
+      note.word.store(kNoServer, std::memory_order_release);  // NOTE server: given back
+      throw;
+    }
+  }
+}
+
+// Connects to a server of this user. None when it is not there any more.
+bool connect_to(int fd, const std::string& path) {
+  const sockaddr_un address = address_of(path);
+  int result = 0;
+  do {
+    result = ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0) {
+    if (errno == ECONNREFUSED || errno == ENOENT || errno == ECONNRESET) return false;
+    throw std::system_error(errno, std::generic_category(), "connect to the fork server " + path);
+  }
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.uid != ::geteuid()) {
+    throw std::system_error(EPERM, std::generic_category(),
+                            "the fork server " + path + " is another user's");
+  }
+  return true;
+}
+
+StartRequest request_for(StartBlock* start, bool daemon) noexcept {
+  StartRequest request{};
+  request.magic = StartRequest::kMagic;
+  request.start = start;
+  request.id = start->id;
+  request.parent = shm::self();
+  request.daemon = daemon ? 1 : 0;
+  request.group = ::getpgrp();
+  ::pthread_sigmask(SIG_SETMASK, nullptr, &request.mask);
+  return request;
+}
+
+// Sends a request with the streams and the folder of this process.
+bool send_request(int fd, StartRequest request) noexcept {
+  const Descriptor folder(::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  std::array<int, kMaxRequestDescriptors> descriptors{};
+  std::size_t count = 0;
+  const auto add = [&](int descriptor, StartRequest::Has bit) {
+    if (descriptor < 0 || ::fcntl(descriptor, F_GETFD) < 0) return;
+    descriptors[count++] = descriptor;
+    request.has |= bit;
+  };
+  add(STDOUT_FILENO, StartRequest::kOutput);
+  add(STDERR_FILENO, StartRequest::kErrors);
+  add(folder.get(), StartRequest::kFolder);
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof descriptors)] = {};
+  iovec part{&request, sizeof request};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (count != 0) {
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    cmsghdr* const at = CMSG_FIRSTHDR(&message);
+    at->cmsg_level = SOL_SOCKET;
+    at->cmsg_type = SCM_RIGHTS;
+    at->cmsg_len = CMSG_LEN(count * sizeof(int));
+    std::memcpy(CMSG_DATA(at), descriptors.data(), count * sizeof(int));
+  }
+  ssize_t sent = 0;
+  do {
+    sent = ::sendmsg(fd, &message, MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  return sent == sizeof request;
+}
+
+// Waits for the answer; none when the server ends before it.
+std::optional<StartReply> receive_reply(int fd, int& pidfd) noexcept {
+  StartReply answer{};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  iovec part{&answer, sizeof answer};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t got = 0;
+  do {
+    got = ::recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+  } while (got < 0 && errno == EINTR);
+  if (got != sizeof answer) return std::nullopt;
+  if (const cmsghdr* const at = CMSG_FIRSTHDR(&message);
+      at != nullptr && at->cmsg_type == SCM_RIGHTS) {
+    std::memcpy(&pidfd, CMSG_DATA(at), sizeof pidfd);
+  }
+  return answer;
+}
+
+// A pidfd of a child that has adopted its id; one that is readable for ever when it has ended.
+int sentinel_of(const ServedChild& child) {
+  int fd = static_cast<int>(::syscall(SYS_pidfd_open, child.pid, 0U));
+  // Asked afterwards: the pid may serve another process by now.
+  if (fd >= 0 && !shm::ProcessTable::instance().check_alive(child.id))
+    ::close(std::exchange(fd, -1));
+  if (fd < 0) fd = ::eventfd(1, EFD_CLOEXEC);
+  if (fd < 0) throw std::system_error(errno, std::generic_category(), "pidfd of a served process");
+  return fd;
+}
+
+// One request. None when the server has died and the child does not exist: try again.
+std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
+  const std::string path = ensure_server();
+  const Descriptor connection(new_socket());
+  if (!connect_to(connection.get(), path)) return std::nullopt;
+  shm::ProcessTable& table = shm::ProcessTable::instance();
+  ServedChild child;
+  child.id = table.reserve();
+  table.set_heir(child.id, shm::self());  // that asks how it ended
+  StartBlock* const start = message.place(child.id, StartKind::served_process);
+  std::optional<StartReply> answer;
+  if (send_request(connection.get(), request_for(start, daemon))) {
+    answer = receive_reply(connection.get(), child.pidfd);
+  }
+  if (answer && answer->pid <= 0) {
+    message.take_back();
+    table.cancel(child.id);
+    throw std::system_error(answer->error, std::generic_category(),
+                            "the fork server's fork of a child process");
+  }
+  if (!answer && table.revoke(child.id)) {
+    message.take_back();
+    shm::reap(child.id);
+    return std::nullopt;
+  }
+  child.pid = answer ? answer->pid : table.pid(child.id);
+  if (child.pidfd < 0) child.pidfd = sentinel_of(child);
+  return child;
+}
+
+// What the kernel (6.15 and later) tells by a pidfd of a process that others have reaped.
+int status_of_reaped(int pidfd) noexcept {
+  struct Info {
+    std::uint64_t mask;
+    std::uint64_t cgroup;
+    std::uint32_t ids[11];
+    std::int32_t exit_code;
+  } info{};
+  static_assert(sizeof info == 64, "the first version of the kernel's structure");
+  constexpr std::uint64_t kExit = 8;
+  info.mask = kExit;
+  if (::ioctl(pidfd, _IOWR(0xFF, 11, Info), &info) != 0) return shm::kUnknownStatus;
+  return (info.mask & kExit) != 0 ? info.exit_code : shm::kUnknownStatus;
+}
+
+}  // namespace
+
+ForkServerNote& ForkServerNote::instance() {
+  shm::Arena& arena = shm::Arena::instance();
+  auto& place = arena.root().word[shm::ArenaRoot::kForkServer];
+  // INSTALL note: acquire, of the zeroed memory
+  if (const std::uint64_t found = place.load(std::memory_order_acquire); found != 0) {
+    return *reinterpret_cast<ForkServerNote*>(found);
+  }
+  void* const made = arena.allocate_zeroed(sizeof(ForkServerNote));
+  arena.give(made, shm::kNobody);
+  std::uint64_t expected = 0;
+  // INSTALL note: release of the zeroed memory; of two who come at once one frees its own
+  if (place.compare_exchange_strong(expected, reinterpret_cast<std::uint64_t>(made),
+                                    std::memory_order_acq_rel, std::memory_order_acquire)) {
+    return *static_cast<ForkServerNote*>(made);
+  }
+  arena.deallocate(made);
+  return *reinterpret_cast<ForkServerNote*>(expected);
+}
+
+void ForkServerNote::set_path(const std::string& text) noexcept {
+  std::array<char, sizeof path> bytes{};
+  text.copy(bytes.data(), bytes.size() - 1);
+  for (std::size_t i = 0; i < path.size(); ++i) {
+    std::uint64_t part = 0;
+    std::memcpy(&part, bytes.data() + i * sizeof part, sizeof part);
+    path[i].store(part, std::memory_order_relaxed);  // ordered by NOTE server
+  }
+}
+
+std::string ForkServerNote::get_path() const {
+  std::array<char, sizeof path + 1> bytes{};
+  for (std::size_t i = 0; i < path.size(); ++i) {
+    const std::uint64_t part = path[i].load(std::memory_order_relaxed);  // ordered by NOTE server
+    std::memcpy(bytes.data() + i * sizeof part, &part, sizeof part);
+  }
+  return bytes.data();
+}
+
+ServedChild start_by_server(SpawnMessage& message, bool daemon) {
+  flush_std_streams();
+  for (int i = 0; i < kAttempts; ++i) {
+    if (const std::optional<ServedChild> child = ask(message, daemon)) return *child;
+    // Its end is on its way: to the table of processes, or to the note.
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  throw std::system_error(ECONNREFUSED, std::generic_category(),
+                          "start of a process: every fork server dies while it is asked");
+}
+
+int served_status(const ServedChild& child) noexcept {
+  shm::ProcessTable& table = shm::ProcessTable::instance();
+  if (const int told = table.status(child.id); told != shm::kUnknownStatus) return told;
+  // Whatever has this pid is the child as long as its pidfd names a process that is not reaped.
+  const int seen = shm::zombie_status(child.pid, 0);
+  if (seen != shm::kUnknownStatus && shm::send_signal_fd(child.pidfd, 0)) return seen;
+  // Reaped meanwhile: by the server, which has told before, or by init.
+  const int told = table.status(child.id);
+  return told != shm::kUnknownStatus ? told : status_of_reaped(child.pidfd);
+}
+
+void load_libraries(const std::vector<std::string>& libraries) noexcept {
+  for (const std::string& library : libraries) {
+    (void)::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  }
+}
+
+void become_fork_server(wire::Reader& in) {
+  const auto starter = wire::decode<shm::ProcessId>(in);
+  const auto libraries = wire::decode<std::vector<std::string>>(in);
+  ServerFolder folder;
+  const Descriptor listener(new_socket());
+  const sockaddr_un address = address_of(folder.socket());
+  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      ::listen(listener.get(), SOMAXCONN) != 0 ||
+      ::fcntl(listener.get(), F_SETFL, O_NONBLOCK) != 0) {
+    const int error = errno;
+    folder.remove();
+    throw std::system_error(error, std::generic_category(), "bind " + folder.socket());
+  }
+  ForkServerNote& note = ForkServerNote::instance();
+  note.set_path(folder.socket());
+  const pid_t server = fork_process(shm::ProcessTable::instance().reserve());
+  if (server == 0) {
+    load_libraries(libraries);
+    serve(listener.get(), folder, starter);
+  }
+  folder.let_go();
+  // relaxed: the end of this process orders it before the look of the one that waits for it
+  note.made.store(server, std::memory_order_relaxed);
+}
+
+}  // namespace millrace::runtime
