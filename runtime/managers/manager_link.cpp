@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/base/own_pid.hpp"
+#include "runtime/channels/program_proof.hpp"
 #include "runtime/managers/manager_wire.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/values/object_node.hpp"
@@ -226,14 +227,15 @@ Connection ManagerLink::dial() const {
 
 Channel ManagerLink::open(std::uint64_t client, std::uint64_t parent) {
   auto channel = std::make_shared<ManagerChannel>(dial());
-  const std::string program = program_name();
-  const ManagerHello hello{program, client, parent, own_pid()};
+  const std::string ends = ends_seen_by_client(channel->fileno());
+  const ManagerHello hello{program_proof("client", ends), client, parent, own_pid()};
   const Object reply = returned(channel->exchange(
       request_of({}, "accept_connection", {Object(text_of_hello(process_name(), hello))})));
-  if (!is_reply_to_hello(reply)) {
+  const std::optional<std::string> proof = proof_in_reply(reply);
+  if (!proof) {
     channel->peer(ManagerChannel::Peer::python);
   } else {
-    const bool ours = reply == Object(reply_to_hello(program));
+    const bool ours = proves_program(*proof, "server", ends);
     channel->peer(ours ? ManagerChannel::Peer::own_program : ManagerChannel::Peer::millrace);
   }
   return channel;

@@ -54,6 +54,7 @@ class ManagerChannel {
   ManagerReply exchange(const Object& request, ManagerLink* link = nullptr);
   [[nodiscard]] bool broken() const noexcept { return broken_; }
   void close() const noexcept { connection_.close(); }
+  [[nodiscard]] int fileno() const { return connection_.fileno(); }
   [[nodiscard]] Peer peer() const noexcept { return peer_; }
   void peer(Peer peer) noexcept { peer_ = peer; }
 

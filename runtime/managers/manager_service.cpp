@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/channels/program_proof.hpp"
 #include "runtime/managers/manager_link.hpp"
 
 namespace millrace::runtime {
@@ -83,10 +84,12 @@ void ManagerService::converse(const Connection& connection) {
   }
   {
     std::uint64_t key = 0;
-    auto session = std::make_shared<ManagerSession>(
-        server_, [this, &key](bool on) { watch_.listen(key, on); });
+    std::shared_ptr<ManagerSession> session;
     try {
-      key = watch_.add(session, connection.fileno());
+      const int socket = connection.fileno();
+      session = std::make_shared<ManagerSession>(
+          server_, [this, &key](bool on) { watch_.listen(key, on); }, ends_seen_by_server(socket));
+      key = watch_.add(session, socket);
       talk(*session, connection);
     } catch (const CallerGone&) {
       put_log("manager: a client is gone that waited for an answer");

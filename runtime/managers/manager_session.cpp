@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "runtime/base/exceptions.hpp"
+#include "runtime/channels/program_proof.hpp"
 #include "runtime/managers/manager_wire.hpp"
 #include "runtime/values/object_node.hpp"
 
@@ -69,8 +70,10 @@ Object list_text(const std::vector<std::string>& names) {
 
 ManagerSession* encoding_session() noexcept { return g_encoding; }
 
-ManagerSession::ManagerSession(ManagerServer& server, ManagerCaller::Watch watch)
-    : server_(server), caller_(std::make_shared<ManagerClient>(), std::move(watch)) {}
+ManagerSession::ManagerSession(ManagerServer& server, ManagerCaller::Watch watch, std::string ends)
+    : server_(server),
+      caller_(std::make_shared<ManagerClient>(), std::move(watch)),
+      ends_(std::move(ends)) {}
 
 ManagerSession::~ManagerSession() {
   if (millrace_) server_.disconnect(caller_.shared_client());
@@ -174,9 +177,8 @@ Object ManagerSession::accept(Request& request) {
   if (!known) return {};
   millrace_ = true;
   caller_.become(server_.client(hello.client, hello.pid, hello.parent));
-  const std::string program = program_name();
-  own_frames_ = hello.program == program;
-  return Object(reply_to_hello(program));
+  own_frames_ = proves_program(hello.proof, "client", ends_);
+  return Object(reply_to_hello(program_proof("server", ends_)));
 }
 
 Object ManagerSession::call(Request& request) {

@@ -19,7 +19,9 @@ namespace millrace::runtime {
 
 class ManagerSession {
  public:
-  ManagerSession(ManagerServer& server, ManagerCaller::Watch watch = {});
+  /// `ends`: of the socket (ends_seen_by_server()), by which the peer may prove to be of this
+  /// program; empty: it cannot.
+  ManagerSession(ManagerServer& server, ManagerCaller::Watch watch = {}, std::string ends = {});
   ManagerSession(const ManagerSession&) = delete;
   ManagerSession& operator=(const ManagerSession&) = delete;
   /// Gives back what the client held if this was its last connection.
@@ -52,6 +54,7 @@ class ManagerSession {
 
   ManagerServer& server_;
   ManagerCaller caller_;
+  const std::string ends_;
   bool accepted_ = false;    // requests are for objects
   bool millrace_ = false;    // the peer is no CPython
   bool own_frames_ = false;  // and of this program

@@ -1,21 +1,16 @@
 #include "runtime/managers/manager_wire.hpp"
 
-#include <sys/random.h>
-
 #include <array>
 #include <charconv>
 #include <millrace/errors.hpp>
-#include <system_error>
 
 #include "runtime/values/pickle.hpp"
-#include "shm/arena.hpp"
 
 namespace millrace::runtime {
 
 namespace {
 
 constexpr std::string_view kMark = "|millrace:";
-constexpr std::size_t kNameSlot = shm::ArenaRoot::kUser - 1;
 
 std::string hex_of(std::uint64_t number) {
   std::array<char, 16> text{};
@@ -57,22 +52,8 @@ void put_frame(wire::Writer& out, const Object& value, bool own) {
   }
 }
 
-std::string program_name() {
-  auto& word = shm::Arena::instance().root().word[kNameSlot];
-  // relaxed: a number by itself; whoever comes second takes the first one's.
-  std::uint64_t number = word.load(std::memory_order_relaxed);
-  while (number == 0) {
-    std::uint64_t fresh = 0;
-    if (::getrandom(&fresh, sizeof fresh, 0) != sizeof fresh) {
-      throw std::system_error(errno, std::generic_category(), "getrandom");
-    }
-    if (word.compare_exchange_strong(number, fresh, std::memory_order_relaxed)) number = fresh;
-  }
-  return hex_of(number);
-}
-
 std::string text_of_hello(const std::string& process_name, const ManagerHello& hello) {
-  return process_name + std::string(kMark) + hello.program + ":" + hex_of(hello.client) + ":" +
+  return process_name + std::string(kMark) + hello.proof + ":" + hex_of(hello.client) + ":" +
          hex_of(hello.parent) + ":" + hex_of(static_cast<std::uint64_t>(hello.pid));
 }
 
@@ -82,7 +63,7 @@ bool hello_of_text(std::string_view text, ManagerHello& hello) {
   text.remove_prefix(at + kMark.size());
   const std::size_t end = text.find(':');
   if (end == std::string_view::npos) return false;
-  hello.program = std::string(text.substr(0, end));
+  hello.proof = std::string(text.substr(0, end));
   text.remove_prefix(end + 1);
   std::uint64_t pid = 0;
   if (!take_number(text, hello.client) || !take_number(text, hello.parent) ||
@@ -93,10 +74,13 @@ bool hello_of_text(std::string_view text, ManagerHello& hello) {
   return hello.client != 0;
 }
 
-std::string reply_to_hello(const std::string& program) { return std::string(kMark) + program; }
+std::string reply_to_hello(const std::string& proof) { return std::string(kMark) + proof; }
 
-bool is_reply_to_hello(const Object& value) {
-  return value.is<std::string>() && value.as<std::string>().starts_with(kMark);
+std::optional<std::string> proof_in_reply(const Object& value) {
+  if (!value.is<std::string>()) return std::nullopt;
+  auto text = value.as<std::string>();
+  if (!text.starts_with(kMark)) return std::nullopt;
+  return text.substr(kMark.size());
 }
 
 }  // namespace millrace::runtime

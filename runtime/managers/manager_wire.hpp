@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <millrace/object.hpp>
 #include <millrace/wire/buffer.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,13 +22,9 @@ Object value_of_frame(std::span<const std::byte> frame, bool own);
 /// Appends a frame. Throws TypeError for what cannot travel so; nothing is appended then.
 void put_frame(wire::Writer& out, const Object& value, bool own);
 
-/// A number of this program's, the same in all its processes and unknown to others: what makes two
-/// ends of a socket believe each other's own frames.
-std::string program_name();
-
 /// How a client of millrace's introduces itself, inside the name that accept_connection has.
 struct ManagerHello {
-  std::string program;       // program_name()
+  std::string proof;         // that it is of this program: program_proof()
   std::uint64_t client = 0;  // of this process
   std::uint64_t parent = 0;  // whose references it begins with
   int pid = 0;
@@ -35,8 +32,8 @@ struct ManagerHello {
 std::string text_of_hello(const std::string& process_name, const ManagerHello& hello);
 /// False for a name of CPython's.
 bool hello_of_text(std::string_view text, ManagerHello& hello);
-/// What the server answers to one.
-std::string reply_to_hello(const std::string& program);
-bool is_reply_to_hello(const Object& value);
+/// What the server answers to one, with its own proof; and what of an answer is that.
+std::string reply_to_hello(const std::string& proof);
+std::optional<std::string> proof_in_reply(const Object& value);
 
 }  // namespace millrace::runtime

@@ -20,7 +20,8 @@ using runtime::ManagerSession;
 
 class Peer {
  public:
-  explicit Peer(runtime::ManagerServer& server) : session_(server) {}
+  explicit Peer(runtime::ManagerServer& server, std::string ends = {})
+      : session_(server, {}, std::move(ends)) {}
 
   /// A request and its reply as values: kind and value.
   std::pair<std::string, Object> ask(Object ident, const std::string& name, List arguments = {},

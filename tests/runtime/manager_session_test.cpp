@@ -2,6 +2,7 @@
 // X01-X11. Python: managers.Server, test_multiprocessing's _TestMyManager, _TestRemoteManager.
 #include <millrace/proxies.hpp>
 
+#include "runtime/channels/program_proof.hpp"
 #include "tests/runtime/manager_peer.hpp"
 
 namespace millrace::test {
@@ -193,6 +194,38 @@ TEST_F(ManagerSessionTest, AnItemWhoseAnswerIsNotSentGoesBack) {
   EXPECT_EQ(peer->value(id, "get"), Object(1));
   peer->session().not_sent();
   EXPECT_EQ(peer->value(id, "get"), Object(1));
+}
+
+// A frame of the program's own, which may hold addresses.
+Object reply_to_own_frame(Peer& peer) {
+  wire::Writer frame;
+  runtime::put_frame(frame, Object(Tuple{None, "number_of_objects", Tuple{}, Dict{}}), true);
+  wire::Writer reply;
+  peer.session().serve({frame.data(), frame.size()}, reply);
+  return runtime::value_of_frame({reply.data(), reply.size()}, true)[1];
+}
+
+TEST_F(ManagerSessionTest, WhoProvesToBeOfTheProgramMaySpeakItsFrames) {
+  Peer peer(server, "7 /path");
+  const std::string proof = runtime::program_proof("client", "7 /path");
+  peer.value({}, "accept_connection", {Object(runtime::text_of_hello("P", {proof, 1, 0, 7}))});
+  EXPECT_EQ(reply_to_own_frame(peer), Object(0));
+}
+
+TEST_F(ManagerSessionTest, WhatAServerOrAClientSaysOfItselfProvesNothingForOthers) {
+  Peer first(server, "7 /path");
+  const Object reply = first.value({}, "accept_connection",
+                                   {Object(runtime::text_of_hello("P", {"unknown", 1, 0, 7}))});
+  const std::string servers = runtime::proof_in_reply(reply).value();
+  const std::string elsewhere = runtime::program_proof("client", "7 /other");
+  for (const std::string& said : {servers, elsewhere, std::string()}) {
+    Peer peer(server, "7 /path");
+    peer.value({}, "accept_connection", {Object(runtime::text_of_hello("P", {said, 2, 0, 7}))});
+    EXPECT_NE(reply_to_own_frame(peer).repr().find("UnpicklingError"), std::string::npos) << said;
+  }
+  Peer unknown(server);
+  unknown.value({}, "accept_connection", {Object(runtime::text_of_hello("P", {"", 3, 0, 7}))});
+  EXPECT_NE(reply_to_own_frame(unknown).repr().find("UnpicklingError"), std::string::npos);
 }
 
 TEST_F(ManagerSessionTest, ManyObjectsComeAndGoAndNothingIsLeft) {
