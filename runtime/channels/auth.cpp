@@ -119,6 +119,10 @@ std::string response_to(std::string_view challenge, const AuthKey& key) {
     throw AuthenticationError("the peer sent no challenge: it expects no authkey, or is no peer");
   }
   const std::string_view message = challenge.substr(kChallenge.size());
+  if (message.size() < kLegacyNonce) {
+    throw AuthenticationError(
+        "the peer's challenge is too short: " + std::to_string(message.size()) + " bytes");
+  }
   const bool legacy = message.size() == kLegacyNonce;
   const Digest* const digest = legacy ? kMd5 : digest_of(message);
   if (digest == nullptr) {

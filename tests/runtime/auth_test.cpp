@@ -80,7 +80,8 @@ TEST(AuthTest, RefusesEverythingElse) {
 TEST(AuthTest, ChallengesThatAreNoneGetNoAnswer) {
   for (const std::string& bad :
        {std::string(), std::string("#CHALLENGE#"), "#WELCOME#" + counting(40),
-        "#CHALLENGE#" + counting(19), "#CHALLENGE#" + counting(40), challenge_with("sha1"),
+        "#CHALLENGE#" + counting(19), std::string("#CHALLENGE#{sha256}"),
+        "#CHALLENGE#{sha256}" + counting(11), "#CHALLENGE#" + counting(40), challenge_with("sha1"),
         std::string("#CHALLENGE#{sha256"), std::string("#CHALLENGE#{")}) {
     EXPECT_THROW(response_to(bad, kKey), AuthenticationError) << bad;
   }

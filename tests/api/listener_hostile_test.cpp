@@ -1,0 +1,106 @@
+// Peers that mean ill and are many, slow or boastful: the Listener serves the others, and neither
+// descriptors nor memory run away.
+#include <cstdio>
+#include <fstream>
+#include <millrace/synchronize.hpp>
+
+#include "tests/api/listener_support.hpp"
+
+namespace millrace::test {
+namespace {
+
+constexpr std::string_view kLongHeader = "\xff\xff\xff\xff";
+
+std::size_t descriptors() { return names_in("/proc/self/fd").size(); }
+
+// The most memory that this process ever had, in KiB.
+long peak_memory() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stol(line.substr(6));
+  }
+  ADD_FAILURE() << "no VmHWM";
+  return 0;
+}
+
+std::string big_endian(std::uint64_t number) {
+  std::string bytes;
+  for (unsigned shift = 64; shift > 0; shift -= 8) {
+    bytes += static_cast<char>(number >> (shift - 8) & 0xffU);
+  }
+  return bytes;
+}
+
+// Connections that say nothing, or begin and do not go on; held until `stop`.
+void crowd(const Address& address, const Semaphore& there, const Event& stop) {
+  std::vector<RawPeer> peers;
+  for (int i = 0; i < 500; ++i) {
+    peers.emplace_back(address);
+    if (i % 3 == 1) peers.back().send(RawPeer::header(40).substr(0, 2));
+    if (i % 3 == 2) peers.back().send(RawPeer::header(40) + "{sha256}");
+  }
+  there.release();
+  stop.wait();
+}
+
+TEST_F(ListenerTest, AThousandPeersThatProveNothingKeepNobodyOut) {
+  const Listener listener({.backlog = 64, .authkey = "key", .handshake_timeout = kPatient});
+  const Semaphore there(0);
+  const Event stop;
+  std::array<Process, 2> crowds;
+  for (Process& each : crowds) {
+    each = Process(&crowd, listener.address(), there, stop);
+    each.start();
+  }
+  const std::size_t before = descriptors();
+  auto accepting = std::async(std::launch::async, [&] { return listener.accept(); });
+  for (std::size_t i = 0; i < crowds.size(); ++i) there.acquire();
+  const Connection honest =
+      Client(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
+  const Connection here = accepting.get();
+  honest.send("let in");
+  EXPECT_EQ(here.recv<std::string>(), "let in");
+  EXPECT_LE(descriptors(), before + 512 + 16);  // as many unknown peers as are kept, and a few
+  stop.set();
+  for (Process& each : crowds) each.join();
+}
+
+// A deadline is not put off by a byte now and then.
+TEST_F(ListenerTest, APeerThatDripsHasTheSameDeadline) {
+  constexpr auto kDeadline = milliseconds(50);
+  const Listener listener({.authkey = "key", .handshake_timeout = kDeadline});
+  EXPECT_THROW(listener.accept(milliseconds(0)), TimeoutError);
+  const RawPeer slow(listener.address());
+  const std::size_t before = descriptors();
+  EXPECT_THROW(listener.accept(milliseconds(0)), TimeoutError);
+  const auto begun = std::chrono::steady_clock::now();
+  slow.send(RawPeer::header(256));
+  while (std::chrono::steady_clock::now() < begun + kDeadline) {
+    slow.send("x");
+    EXPECT_THROW(listener.accept(milliseconds(1)), TimeoutError);
+  }
+  EXPECT_THROW(listener.accept(milliseconds(0)), TimeoutError);
+  EXPECT_EQ(descriptors(), before);
+}
+
+TEST_F(ListenerTest, LengthsThatAreBoastedOfCostNoMemory) {
+  const Listener listener;
+  const long before = peak_memory();
+  for (const std::uint64_t boast :
+       {std::uint64_t{1} << 32U, std::uint64_t{1} << 62U, ~std::uint64_t{0}}) {
+    RawPeer peer(listener.address());
+    const Connection here = listener.accept();
+    peer.send(std::string(kLongHeader) + big_endian(boast) + "and little more");
+    peer.close();
+    const int error = errno_of([&] { (void)here.recv_bytes(); });
+    if (boast == ~std::uint64_t{0}) {
+      EXPECT_EQ(error, EMSGSIZE);
+    } else {  // so much memory is there, untouched, or it is not
+      EXPECT_TRUE(error == EIO || error == ENOMEM) << error;
+    }
+  }
+  EXPECT_LT(peak_memory() - before, 1 << 18);  // 256 MiB
+}
+
+}  // namespace
+}  // namespace millrace::test
