@@ -144,6 +144,18 @@ Bytes pickle_of(FrameBuffer& frame) {
   return {out.data(), out.size()};
 }
 
+// The bytes that recv_bytes() would give, into `room` if they fit, else into `rest`; their number.
+std::size_t receive_bytes(ConnectionEnd& end, std::span<std::byte> room, FrameBuffer& rest) {
+  if (end.receive(rest, std::numeric_limits<std::size_t>::max()) == FrameKind::value) {
+    const Bytes pickled = pickle_of(rest);
+    std::memcpy(rest.resize(pickled.size()), pickled.data(), pickled.size());
+  }
+  if (rest.size() != 0 && rest.size() <= room.size()) {
+    std::memcpy(room.data(), rest.data(), rest.size());
+  }
+  return rest.size();
+}
+
 [[noreturn]] void bad_value(const char* what, std::ptrdiff_t value) {
   throw ValueError(std::string(what) + " (" + std::to_string(value) + ")");
 }
@@ -187,7 +199,10 @@ std::size_t Connection::receive_into(std::byte* buffer, std::size_t bytes,
   const auto skipped = static_cast<std::size_t>(offset);
   if (skipped > bytes) runtime::bad_value("offset too large", offset);
   runtime::FrameBuffer rest;
-  const std::size_t got = end.receive_into({buffer + skipped, bytes - skipped}, rest);
+  const std::span<std::byte> room(buffer + skipped, bytes - skipped);
+  // A socket's goes into the room as it comes.
+  const std::size_t got =
+      end.python_wire() ? end.receive_into(room, rest) : runtime::receive_bytes(end, room, rest);
   if (got > bytes - skipped) throw BufferTooShort(Bytes(rest.data(), rest.size()));
   return got;
 }

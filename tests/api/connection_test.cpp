@@ -27,6 +27,35 @@ void echo(const Connection& conn) {
   conn.close();
 }
 
+TEST_F(ConnectionTest, AValueReceivedAsBytesIsItsPickle) {  // N07, N08
+  auto [here, there] = Pipe();
+  here.send(5);
+  const Bytes pickle = there.recv_bytes();
+  EXPECT_LT(pickle.size(), 10U);
+  std::string room(64, '.');
+  here.send(5);
+  ASSERT_EQ(there.recv_bytes_into(room), pickle.size());
+  EXPECT_EQ(Bytes(room.substr(0, pickle.size())), pickle);
+  here.send(5);
+  try {
+    there.recv_bytes_into(room, 62);
+    FAIL();
+  } catch (const BufferTooShort& error) {
+    EXPECT_EQ(error.message(), pickle);
+  }
+}
+
+TEST_F(ConnectionTest, WhatIsReceivedAsBytesInVainIsGivenBack) {
+  auto [here, there] = Pipe();
+  auto [watched, sent] = Pipe();
+  here.send(sent);
+  sent.close();
+  std::string room(64, '.');
+  EXPECT_THROW(there.recv_bytes_into(room), TypeError);
+  EXPECT_TRUE(watched.poll(std::nullopt));
+  EXPECT_THROW(watched.recv(), EOFError) << "nobody has the other end";
+}
+
 TEST_F(ConnectionTest, CarriesValuesAndBytesBothWays) {  // N01, N02, N06-N08: test_connection
   auto [conn, child_conn] = Pipe();
   Process p(echo, child_conn);
