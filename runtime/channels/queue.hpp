@@ -95,6 +95,9 @@ class CountingLock {
   Unfinished& unfinished_;
 };
 
+/// Waits until every item of a JoinableQueue is dealt with: true, or false at the end of `timeout`.
+bool wait_finished(const shm::ObjectRef& queue, Timeout timeout);
+
 /// True when the process has closed the queue; see queue_close.cpp.
 bool has_closed(const QueueState& state, shm::ProcessId process) noexcept;
 /// Notes that it has.

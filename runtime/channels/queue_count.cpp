@@ -56,13 +56,15 @@ void QueueCalls::task_done(const shm::ObjectRef& queue) {
   if (left == 0) unfinished.none.notify_all();
 }
 
-void QueueCalls::join(const shm::ObjectRef& queue) {
+bool wait_finished(const shm::ObjectRef& queue, Timeout timeout) {
   Unfinished& unfinished = payload_of<QueueState>(queue, "JoinableQueue").unfinished;
   const auto none = [&] {
     // COUNT items: acquire; what was done before task_done()
     return unfinished.items.load(std::memory_order_acquire) == 0;
   };
-  if (!none()) shm::wait_until(unfinished.none, none, wait_policy());
+  return none() || shm::wait_until(unfinished.none, none, wait_policy(), timeout.deadline());
 }
+
+void QueueCalls::join(const shm::ObjectRef& queue) { (void)wait_finished(queue, {}); }
 
 }  // namespace millrace::runtime

@@ -2,6 +2,7 @@
 // with a list of methods, so that they are one queue for proxies and for the program itself.
 #include <millrace/queues.hpp>
 
+#include "runtime/channels/queue.hpp"
 #include "runtime/managers/manager_objects.hpp"
 #include "runtime/managers/manager_queue.hpp"
 
@@ -42,15 +43,27 @@ class SharedQueueReferent final : public QueueReferentBase<SharedQueueReferent<Q
   std::string repr() override { return queue_.repr(); }
   const void* identity() const override { return queue_.object().payload(); }
 
-  ManagerAnswer qsize(ManagerCall&) { return queue_.qsize(); }
-  ManagerAnswer empty(ManagerCall&) { return queue_.empty(); }
-  ManagerAnswer full(ManagerCall&) { return queue_.full(); }
-  ManagerAnswer task_done(ManagerCall&) {
+  ManagerAnswer qsize(ManagerCall& call) {
+    call.bind({});
+    return queue_.qsize();
+  }
+  ManagerAnswer empty(ManagerCall& call) {
+    call.bind({});
+    return queue_.empty();
+  }
+  ManagerAnswer full(ManagerCall& call) {
+    call.bind({});
+    return queue_.full();
+  }
+  ManagerAnswer task_done(ManagerCall& call) {
+    call.bind({});
     if constexpr (kJoinable<Q>) queue_.task_done();
     return {};
   }
-  ManagerAnswer join(ManagerCall&) {
-    if constexpr (kJoinable<Q>) queue_.join();
+  ManagerAnswer join(ManagerCall& call) {
+    call.bind({});
+    const auto finished = [this](Timeout slice) { return wait_finished(queue_.object(), slice); };
+    if constexpr (kJoinable<Q>) keep_trying(call.caller, Clock::time_point::max(), finished);
     return {};
   }
 
@@ -82,7 +95,20 @@ class SharedQueueReferent final : public QueueReferentBase<SharedQueueReferent<Q
       return item.has_value();
     };
     if (!keep_trying(caller, deadline, attempt)) throw queue::Empty();
-    return *std::move(item);
+    ManagerAnswer answer(*item);
+    answer.undo = [queue = queue_, item = *std::move(item)] { put_back(queue, item); };
+    return answer;
+  }
+  // To the end, for that is where a queue takes items; lost if it has been full for a second.
+  static void put_back(const Q& queue, const Object& item) noexcept {
+    try {
+      const bool put = queue.try_put(item, std::chrono::seconds(1));
+      if constexpr (kJoinable<Q>) {
+        if (put) queue.task_done();  // put() has counted it again
+      }
+    } catch (const std::exception&) {
+      // This process has closed the queue, or there is no memory.
+    }
   }
 
   const Q queue_;

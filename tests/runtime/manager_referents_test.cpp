@@ -2,7 +2,9 @@
 // _TestContainers, WithManagerTestLock, ...Semaphore, ...Condition, ...Event, ...Barrier, ...Queue.
 #include <atomic>
 #include <functional>
+#include <millrace/queues.hpp>
 
+#include "runtime/managers/manager_objects.hpp"
 #include "tests/runtime/manager_peer.hpp"
 
 namespace millrace::test {
@@ -319,6 +321,31 @@ TEST_F(ManagerReferentsTest, ACallerThatLeavesTakesNothing) {
   EXPECT_EQ(filler->value(barrier, "__getattribute__", {"n_waiting"}), Object(0));
   filler->value(queue, "put", {1});
   EXPECT_EQ(filler->value(queue, "get"), Object(1));
+}
+
+// One of mp's own queues, which a registered callable may give.
+TEST_F(ManagerReferentsTest, AQueueOfTheProgramsOwnHasTheMannersOfAManagers) {
+  const JoinableQueue<> queue;
+  runtime::ManagerTypes types;
+  types["queue"].make = [queue](runtime::ManagerCall&) {
+    return runtime::referent_of_handle(Object(queue));
+  };
+  runtime::ManagerServer own(types);
+  Peer peer(own);
+  peer.value({}, "accept_connection", {"MainProcess"});
+  const Object id = Peer(own).value({}, "create", {"queue"})[0];
+  for (const char* name : {"qsize", "empty", "full", "task_done", "join"}) {
+    EXPECT_EQ(peer.error(id, name, {1}), "TypeError") << name;
+  }
+  peer.value(id, "put", {7});
+  EXPECT_EQ(peer.value(id, "get"), Object(7));
+  peer.session().not_sent();
+  EXPECT_EQ(peer.value(id, "get"), Object(7)) << "its answer was not sent: it went back";
+  peer.value(id, "task_done");
+  EXPECT_EQ(peer.error(id, "task_done"), "ValueError") << "it counts once";
+  peer.value(id, "put", {8});
+  peer.session().caller().leave();
+  EXPECT_THROW(peer.ask(id, "join"), runtime::CallerGone);
 }
 
 }  // namespace
