@@ -64,7 +64,14 @@ int make_file() {
   int fd = ::memfd_create(kFileName, MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExec);
   if (fd < 0 && errno == EINVAL) fd = ::memfd_create(kFileName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) fail(errno, "memfd_create for the arena");
-  return fd;
+  // Where a standard stream is closed the file has got its number: what is printed would be written
+  // into the arena.
+  if (fd > STDERR_FILENO) return fd;
+  const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  const int error = errno;
+  ::close(fd);
+  if (moved < 0) fail(error, "a descriptor for the arena");
+  return moved;
 }
 
 // 0, or why not.

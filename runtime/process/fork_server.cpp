@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/base/descriptor.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/context_state.hpp"
 #include "shm/arena.hpp"
@@ -38,20 +39,20 @@ namespace {
 constexpr std::uint64_t kKind = 3;
 constexpr int kAttempts = 20;  // servers that may be lost in a row, each while it was asked
 
-// A descriptor of this process's own.
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) noexcept : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  [[nodiscard]] int get() const noexcept { return fd_; }
+// No descriptor of ours has the number of a standard stream that is closed: those are a child's.
+Descriptor above_streams(Descriptor fd) noexcept {
+  if (fd.get() < 0 || fd.get() > STDERR_FILENO) return fd;
+  return Descriptor(::fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+}
 
- private:
-  int fd_;
-};
+// The streams that the server replaces are all there.
+void open_streams() noexcept {
+  Descriptor fd;
+  do {
+    (void)fd.release();
+    fd.reset(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  } while (fd.get() >= 0 && fd.get() <= STDERR_FILENO);
+}
 
 sockaddr_un address_of(const std::string& path) noexcept {
   sockaddr_un address{};
@@ -60,10 +61,10 @@ sockaddr_un address_of(const std::string& path) noexcept {
   return address;
 }
 
-int new_socket() {
-  const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-  if (fd < 0) throw std::system_error(errno, std::generic_category(), "socket of a fork server");
-  return fd;
+Descriptor new_socket() {
+  Descriptor fd = above_streams(Descriptor(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0)));
+  if (fd.get() >= 0) return fd;
+  throw std::system_error(errno, std::generic_category(), "socket of a fork server");
 }
 
 bool runs(const ForkServerNote& note, std::uint64_t word) noexcept {
@@ -158,7 +159,8 @@ StartRequest request_for(StartBlock* start, bool daemon) noexcept {
 
 // Sends a request with the streams and the folder of this process.
 bool send_request(int fd, StartRequest request) noexcept {
-  const Descriptor folder(::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  const Descriptor folder =
+      above_streams(Descriptor(::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)));
   std::array<int, kMaxRequestDescriptors> descriptors{};
   std::size_t count = 0;
   const auto add = [&](int descriptor, StartRequest::Has bit) {
@@ -226,7 +228,7 @@ int sentinel_of(const ServedChild& child) {
 // One request. None when the server has died and the child does not exist: try again.
 std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
   const std::string path = ensure_server();
-  const Descriptor connection(new_socket());
+  const Descriptor connection = new_socket();
   if (!connect_to(connection.get(), path)) return std::nullopt;
   shm::ProcessTable& table = shm::ProcessTable::instance();
   ServedChild child;
@@ -339,8 +341,9 @@ void load_libraries(const std::vector<std::string>& libraries) noexcept {
 void become_fork_server(wire::Reader& in) {
   const auto starter = wire::decode<shm::ProcessId>(in);
   const auto libraries = wire::decode<std::vector<std::string>>(in);
+  open_streams();
   ServerFolder folder;
-  const Descriptor listener(new_socket());
+  const Descriptor listener = new_socket();
   const sockaddr_un address = address_of(folder.socket());
   if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
       ::listen(listener.get(), SOMAXCONN) != 0 ||

@@ -69,7 +69,6 @@ class Preparations {
       ::posix_spawn_file_actions_destroy(&actions_);
       check(error);
     }
-    // The arena goes first: where stdin was closed, it may be descriptor 0.
     check(::posix_spawn_file_actions_adddup2(&actions_, arena_fd, kArenaDescriptor));
     give(inherited, kInheritedDescriptor);
     const BagEnds bag = open_fd_bag();

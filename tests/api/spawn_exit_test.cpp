@@ -213,6 +213,33 @@ TEST_P(ExecutedTest, ArgumentGivenByHandIsRefused) {
       << outcome.err;
 }
 
+TEST_P(SpawnExitTest, AProgramWithoutStdoutStartsProcessesAndPrintsNowhere) {
+  const auto outcome = run_program([] {
+    ::close(STDOUT_FILENO);
+    ::setenv("SPAWN_TEST_MAIN", GetParam(), 1);
+    ::execl("/proc/self/exe", "program", nullptr);
+    ::_exit(99);
+  });
+  EXPECT_EQ(outcome.exitcode, 0);
+  EXPECT_EQ(outcome.err, "nowhere;nowhere;started;");
+}
+
+void print_and_set(const mp::Event& ran) {
+  std::fputs(::write(STDOUT_FILENO, "x", 1) < 0 ? "nowhere;" : "somewhere;", stderr);
+  ran.set();
+}
+
+// Of the program above, whose stdout is closed: nothing that the library opens takes its place.
+void start_without_stdout(const char* method) {
+  mp::freeze_support(0, nullptr);
+  const mp::Event ran;  // the arena is there
+  std::fputs(::write(STDOUT_FILENO, "x", 1) < 0 ? "nowhere;" : "somewhere;", stderr);
+  mp::Process process({.context = &mp::get_context(method)}, print_and_set, ran);
+  process.start();
+  process.join();
+  std::fputs(ran.is_set() && process.exitcode() == 0 ? "started;" : "failed;", stderr);
+}
+
 }  // namespace
 
 namespace millrace::test {
@@ -223,6 +250,10 @@ bool behaves_badly() {
   if (how == nullptr) return false;
   if (std::string(how) == "returns") {
     std::printf("main;");
+    return true;
+  }
+  if (std::string(how) == "spawn" || std::string(how) == "forkserver") {
+    start_without_stdout(how);
     return true;
   }
   try {
