@@ -108,6 +108,14 @@ class InBag {
     return number;
   }
 
+  // Takes the wanted message out if it is the first. Needs no descriptor to receive with: the
+  // kernel closes the one that is not asked for.
+  [[nodiscard]] bool drop_first(std::uint64_t wanted) const noexcept {
+    std::uint64_t number = 0;
+    return ::recv(ends_.out, &number, sizeof number, MSG_PEEK) == sizeof number &&
+           number == wanted && ::recv(ends_.out, &number, sizeof number, 0) == sizeof number;
+  }
+
   // Looks at every message once; the wanted one stays if `stays`.
   Fd find(std::uint64_t wanted, bool stays) const {
     const int spare = ::fcntl(ends_.out, F_DUPFD_CLOEXEC, kLowestFd);  // one to receive with
@@ -171,9 +179,10 @@ int withdraw_fd(std::uint64_t number) { return look_for(number, false); }
 
 void discard_fd(std::uint64_t number) noexcept {
   try {
-    (void)InBag().find(number, false);
+    const InBag in;
+    if (!in.drop_first(number)) (void)in.find(number, false);
   } catch (const std::exception&) {
-    // No descriptor to take it out with: it stays until the program ends.
+    // No descriptor to look behind others with: it stays until the program ends.
   }
 }
 
@@ -221,8 +230,13 @@ void Custom<Fd>::encode(Writer& out, const Fd& fd) {
 
 Fd Custom<Fd>::decode(Reader& in) {
   const auto number = in.take<std::uint64_t>();
-  return Fd(in.references() == References::take ? runtime::withdraw_fd(number)
-                                                : runtime::fetch_fd(number));
+  if (in.references() != References::take) return Fd(runtime::fetch_fd(number));
+  try {
+    return Fd(runtime::withdraw_fd(number));
+  } catch (...) {  // nobody will ask for it again
+    runtime::discard_fd(number);
+    throw;
+  }
 }
 
 }  // namespace wire

@@ -336,15 +336,18 @@ void Custom<Connection>::encode(Writer& out, const Connection& value) {
 
 Connection Custom<Connection>::decode(Reader& in) {
   const auto content = in.take<Kept>();
-  const bool take = in.references() == References::take;
   // Checked, and referred to by this process, before what is in it is believed.
   Connection handle =
       ConnectionAccess::make(shm::ObjectRef(content.object, shm::object_type<Connection>(), false));
+  struct Done {
+    const Kept content;
+    const bool taken;
+    ~Done() {  // also of an end that cannot be opened here
+      Kept kept = content;
+      if (taken) drop(reinterpret_cast<std::byte*>(&kept));
+    }
+  } const done{content, in.references() == References::take};
   ConnectionAccess::open(handle, content.kept);
-  if (take) {
-    Kept done = content;
-    drop(reinterpret_cast<std::byte*>(&done));
-  }
   return handle;
 }
 

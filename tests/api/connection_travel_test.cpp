@@ -2,6 +2,7 @@
 // Ported: CPython's _TestPicklingConnections, _TestConnection.test_fd_transfer.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <array>
@@ -10,6 +11,7 @@
 #include <millrace/pool.hpp>
 #include <millrace/process.hpp>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "tests/leak_check.hpp"
@@ -162,6 +164,20 @@ TEST_F(ConnectionTravelTest, ManyDescriptorsInAnyOrder) {
   for (std::size_t i = 0; i < pipes.size(); ++i) {
     EXPECT_EQ(read_all(pipes[i].r.get()), std::to_string(i));
   }
+}
+
+TEST_F(ConnectionTravelTest, WhatAProcessHasNoDescriptorForIsClosed) {
+  auto [a, b] = mp::Pipe();
+  KernelPipe files;
+  a.send(files.w);
+  files.w.reset();
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  EXPECT_THROW(b.recv<mp::Fd>(), std::system_error);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(read_all(files.r.get()), "") << "nobody writes";
 }
 
 TEST_F(ConnectionTravelTest, UnreadDescriptorsAreClosed) {
