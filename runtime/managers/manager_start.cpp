@@ -1,13 +1,16 @@
 // The child reports its address, or the exception that kept it from having one, over a pipe of its
-// own; when it dies before, the pipe's end says so.
+// own; when it dies before, its sentinel says so.
 #include "runtime/managers/manager_start.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdint>
+#include <cstring>
 #include <millrace/context.hpp>
 #include <millrace/managers.hpp>
 #include <system_error>
@@ -44,16 +47,28 @@ void write_all(int fd, const wire::Writer& message) {
   }
 }
 
-std::vector<std::byte> read_all(int fd) {
+// A report begins with its length. Its end is not the pipe's: a child that another thread forks
+// meanwhile has the writing end too. Empty when the child, whose sentinel this is, ends before.
+std::vector<std::byte> read_report(int fd, int sentinel) {
   std::vector<std::byte> all;
   std::array<std::byte, 512> some;
-  for (;;) {
+  for (std::uint64_t length = 0;;) {
+    if (all.size() >= sizeof length) std::memcpy(&length, all.data(), sizeof length);
+    if (all.size() >= sizeof length && all.size() - sizeof length >= length) break;
+    std::array<pollfd, 2> events{{{fd, POLLIN, 0}, {sentinel, POLLIN, 0}}};
+    if (::poll(events.data(), events.size(), -1) < 0) {
+      if (errno == EINTR) continue;
+      throw std::system_error(errno, std::generic_category(), "poll");
+    }
+    if (events[0].revents == 0) return {};
     const ssize_t got = ::read(fd, some.data(), some.size());
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) throw std::system_error(errno, std::generic_category(), "read");
-    if (got == 0) return all;
+    if (got == 0) return {};
     all.insert(all.end(), some.begin(), some.begin() + got);
   }
+  all.erase(all.begin(), all.begin() + sizeof(std::uint64_t));
+  return all;
 }
 
 // The child under fork, which has the plan as it is.
@@ -78,6 +93,9 @@ class ServerProcess final : public Process {
       message.put(std::uint8_t{0});
       encode_exception(message, std::current_exception());
     }
+    wire::Writer length;
+    length.put(std::uint64_t{message.size()});
+    write_all(report_.write.get(), length);
     write_all(report_.write.get(), message);
     message.clear();
     report_.write.reset();
@@ -104,7 +122,7 @@ connection::Address ServerStart::run() {
   process_->name(plan_.class_name + name.substr(name.find('-')));
   process_->start();
   report.write.reset();
-  const std::vector<std::byte> all = read_all(report.read.get());
+  const std::vector<std::byte> all = read_report(report.read.get(), process_->sentinel());
   wire::Reader in(all.data(), all.size());
   if (all.size() > 1 && in.take<std::uint8_t>() == 1) return wire::decode<connection::Address>(in);
   process_->join();

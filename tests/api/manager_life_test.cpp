@@ -1,5 +1,12 @@
 // How managers begin and end, and clients and servers that are killed: G02-G12, **beyond**. Python:
 // _TestMyManager, _TestRemoteManager, _TestManagerRestart.
+#include <pthread.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <millrace/managers.hpp>
 #include <sstream>
 #include <string>
@@ -51,6 +58,29 @@ TEST_F(ManagerLifeTest, LifeOfAManager) {
   EXPECT_THROW(static_cast<void>(list.size()), std::exception);
   EXPECT_TRUE(printed(list).ends_with("; '__str__()' failed>"));
   manager.join();
+}
+
+// A bare child of this process, made as soon as it has forked another one: it has all descriptors.
+std::atomic<bool> fork_beside{false};
+std::atomic<pid_t> bystander{0};
+void make_bystander() {
+  if (!fork_beside.exchange(false)) return;
+  const auto made = static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, 0L, 0L, 0L, 0L));
+  while (made == 0) ::pause();
+  bystander = made;
+}
+
+TEST_F(ManagerLifeTest, StartsThoughAnotherChildIsForkedMeanwhile) {
+  static const int registered = ::pthread_atfork(nullptr, &make_bystander, nullptr);
+  ASSERT_EQ(registered, 0);
+  fork_beside = true;
+  SyncManager manager;
+  manager.start();
+  const pid_t beside = bystander.exchange(0);
+  ASSERT_GT(beside, 1);
+  EXPECT_EQ(::waitpid(beside, nullptr, WNOHANG), 0) << "it lives, and holds what it was given";
+  ::kill(beside, SIGKILL);
+  EXPECT_EQ(::waitpid(beside, nullptr, 0), beside);
 }
 
 TEST_F(ManagerLifeTest, WhatTheInitializerThrowsComesOut) {
