@@ -81,8 +81,10 @@ inline void QueueRing::prepare(QueueSegment& segment, std::uint64_t start) noexc
   const std::uint64_t state =
       reinterpret_cast<QueueSlot*>(&segment + 1)->state.load(std::memory_order_relaxed);
   const std::uint64_t position = QueueSlot::lap_of(state) << kQueueLapShift;
-  segment.start.store(start, std::memory_order_relaxed);
-  segment.end.store(start + segment.slots, std::memory_order_relaxed);
+  // OBSERVE start: release; pairs with the acquire in is_retired() and count_at(). Whoever reads
+  // this number, though it came for an earlier lap, sees that `oldest` and the lap have moved on.
+  segment.start.store(start, std::memory_order_release);
+  segment.end.store(start + segment.slots, std::memory_order_release);
   segment.head.store(position, std::memory_order_relaxed);
   segment.tail.store(position, std::memory_order_relaxed);
   // LINK segment: release, the stores before it; pairs with OBSERVE link
@@ -98,6 +100,7 @@ inline bool QueueRing::is_retired(const QueueSegment& segment) const noexcept {
   for (;;) {
     // OBSERVE link: acquire
     const std::uint64_t oldest = q_.oldest.load(std::memory_order_acquire);
+    // OBSERVE start: acquire, pairs with the release in prepare()
     const std::uint64_t start = at_page(oldest).start.load(std::memory_order_acquire);
     const std::uint64_t end = segment.end.load(std::memory_order_acquire);
     // OBSERVE link: still the oldest, so its start was that of this lap.
@@ -114,17 +117,19 @@ inline bool QueueRing::retire_oldest() noexcept {
   const std::uint64_t lap = link >> kQueueLapShift;
   const std::uint64_t next = next_of(segment, link);
   if (next == 0) return false;
-  std::uint64_t p = segment.drained.load(std::memory_order_relaxed);  // a hint, of this lap or none
+  // OBSERVE drained: acquire, pairs with the releases below; of this lap or none. The slots before
+  // it are not looked at again, and prepare() needs the lap that they were left on.
+  std::uint64_t p = segment.drained.load(std::memory_order_acquire);
   if ((p ^ link) >> kQueueLapShift != 0) p = lap << kQueueLapShift;
   for (; (p & kQueueIndexMask) < segment.slots; ++p) {
     // OBSERVE free: acquire, pairs with free() in queue_ring.hpp; who uses the segment again must
     // find its values read.
     if (QueueSlot::ahead(slot_at(segment, p).state.load(std::memory_order_acquire), lap) <= 0) {
-      segment.drained.store(p, std::memory_order_relaxed);  // a hint
+      segment.drained.store(p, std::memory_order_release);  // OBSERVE drained: release
       return false;
     }
   }
-  segment.drained.store(p, std::memory_order_relaxed);  // a hint
+  segment.drained.store(p, std::memory_order_release);  // OBSERVE drained: release
   // Whoever should have moved these on may be dead. Each fails if it is elsewhere already.
   // LINK segment: release, pairs with OBSERVE link.
   std::uint64_t expected = link;

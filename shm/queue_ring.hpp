@@ -205,8 +205,9 @@ class QueueRing {
                                        std::uint64_t position) const noexcept {
     const std::uint64_t index = position & kQueueIndexMask;
     if (bounded()) return (position >> kQueueLapShift) * segment.slots + index;
-    // relaxed: constant on this lap, which the caller's link came with or which it checks
-    return segment.start.load(std::memory_order_relaxed) + index;
+    // OBSERVE start: acquire, pairs with the release in prepare(), queue_chain.hpp: constant on
+    // this lap, which the caller's link came with or which it checks after this
+    return segment.start.load(std::memory_order_acquire) + index;
   }
   // The link of the segment behind `segment`, which is on the lap of `link`; 0: none, or stale.
   [[nodiscard]] static std::uint64_t next_of(const QueueSegment& segment,
