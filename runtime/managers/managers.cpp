@@ -4,6 +4,7 @@
 #include <millrace/managers.hpp>
 #include <millrace/process.hpp>
 #include <mutex>
+#include <string_view>
 #include <utility>
 
 #include "runtime/base/exceptions.hpp"
@@ -14,6 +15,7 @@
 #include "runtime/managers/manager_registry.hpp"
 #include "runtime/managers/manager_service.hpp"
 #include "runtime/managers/manager_start.hpp"
+#include "runtime/managers/manager_wire.hpp"
 
 namespace millrace {
 
@@ -54,23 +56,40 @@ struct ManagerState {
     listen.legacy_md5 = options.legacy_md5;
     return listen;
   }
+  void ask_to_end(const connection::Address& server) const;
   void end_server() noexcept;
 };
+
+// Over a connection of its own, as in CPython. Not for longer than a server takes that runs: one
+// that was stopped, or hangs in a call, is terminated by who asks.
+void ManagerState::ask_to_end(const connection::Address& server) const {
+  connection::ClientOptions client;  // with its limit of the handshake
+  client.authkey = authkey;
+  client.legacy_md5 = options.legacy_md5;
+  const Timeout limit = client.handshake_timeout;
+  const Connection asked = connection::Client(server, client);
+  wire::Writer request;
+  put_frame(request, Object(Tuple{None, "shutdown", Tuple{}, Dict{}}), false);
+  asked.send_bytes(std::string_view(reinterpret_cast<const char*>(request.data()), request.size()));
+  if (asked.poll(limit)) static_cast<void>(asked.recv_bytes());
+}
 
 // Asks, waits, terminates, waits, kills. Nothing in a forked child, whose server it is not.
 void ManagerState::end_server() noexcept {
   try {
     std::shared_ptr<ManagerLink> open;
     std::unique_ptr<Process> server;
+    connection::Address where;
     {
       const std::scoped_lock guard(mutex);
       if (owner == own_pid()) server = std::move(process);
       open = link;
+      where = address;
     }
     if (server == nullptr) return;
     if (server->is_alive()) {
       try {
-        open->call_server("shutdown", {});
+        ask_to_end(where);
       } catch (const std::exception&) {
         static_cast<void>(0);  // it is not listening any more
       }

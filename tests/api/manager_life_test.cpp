@@ -83,6 +83,19 @@ TEST_F(ManagerLifeTest, StartsThoughAnotherChildIsForkedMeanwhile) {
   EXPECT_EQ(::waitpid(beside, nullptr, 0), beside);
 }
 
+// Takes what its limits add up to.
+TEST_F(ManagerLifeTest, AServerThatWasStoppedIsEndedAllTheSame) {
+  SyncManager manager({.shutdown_timeout = std::chrono::milliseconds(1)});
+  manager.start();
+  const auto children = active_children();
+  ASSERT_EQ(children.size(), 1U);
+  const int pid = children[0].pid().value_or(0);
+  ASSERT_GT(pid, 1);
+  ASSERT_EQ(::kill(pid, SIGSTOP), 0);
+  manager.shutdown();
+  EXPECT_TRUE(active_children().empty());
+}
+
 TEST_F(ManagerLifeTest, WhatTheInitializerThrowsComesOut) {
   SyncManager manager;
   EXPECT_THROW(manager.start(refuse, "no"), LifeError);
