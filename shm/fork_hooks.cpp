@@ -109,7 +109,7 @@ void after_fork_in_parent() noexcept {
   forking.unlock();
 }
 
-void after_fork_in_child() noexcept {
+[[gnu::hot]] void after_fork_in_child() noexcept {
   const ProcessId child = next_child;
   children.clear();
   this_process_id.store(0, std::memory_order_relaxed);

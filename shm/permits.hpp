@@ -36,6 +36,10 @@ class Permits {
   void start_with(std::uint32_t n) noexcept { bound_ = n; }
   [[nodiscard]] std::uint32_t bound() const noexcept { return bound_; }
 
+  /// As try_take(), but looks at one place only.
+  bool try_quickly(ProcessId me) noexcept {
+    return turns_.open() && bound_ != 0 && grab_at(first(), me);
+  }
   /// Takes a permit if there is one. Memory ordering: acquire of what came before its release.
   bool try_take(ProcessId me) noexcept {
     return (turns_.open() || (count() != 0 && turns_.knock())) && grab(me);
@@ -54,8 +58,15 @@ class Permits {
   /// Gives one back and wakes one who waits. False when all are there.
   /// Memory ordering: release of what the caller did before.
   bool give(ProcessId me) noexcept {
+    if (give_quickly(me)) return true;
     return give_one([me](std::uint32_t owner) { return owner == me; }) ||
            give_one([](std::uint32_t) { return true; });
+  }
+
+  /// The same, if one of the caller's own is where it looks first.
+  bool give_quickly(ProcessId me) noexcept {
+    return bound_ != 0 && words()[first()].load(std::memory_order_relaxed) == me &&  // a guess
+           give_back(first(), me);
   }
 
   /// Takes back what the dead have; how many that were.
@@ -100,14 +111,17 @@ class Permits {
     return hint < bound_ ? hint : 0;
   }
 
+  bool grab_at(std::uint32_t i, ProcessId me) noexcept {
+    std::uint32_t owner = words()[i].load(std::memory_order_relaxed);  // a guess
+    // TAKE permit: acquire pairs with GIVE permit.
+    return owner == 0 && words()[i].compare_exchange_strong(owner, me, std::memory_order_acq_rel,
+                                                            std::memory_order_relaxed);
+  }
   bool grab(ProcessId me) noexcept {
     const std::uint32_t from = first();
     for (std::uint32_t k = 0; k < bound_; ++k) {
       const std::uint32_t i = place(from, k);
-      std::uint32_t owner = words()[i].load(std::memory_order_relaxed);  // a guess
-      // TAKE permit: acquire pairs with GIVE permit.
-      if (owner == 0 && words()[i].compare_exchange_strong(owner, me, std::memory_order_acq_rel,
-                                                           std::memory_order_relaxed)) {
+      if (grab_at(i, me)) {
         if (k != 0) hint_.store(i, std::memory_order_relaxed);  // see invariant 2
         return true;
       }

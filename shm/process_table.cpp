@@ -111,13 +111,13 @@ ProcessId ProcessTable::reserve() {
   }
 }
 
-bool ProcessTable::make_alive(ProcessId id) noexcept {
+[[gnu::hot]] bool ProcessTable::make_alive(ProcessId id) noexcept {
   Entry& entry = entries_[index_of(id)];
   std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
   Word w = unpack(seen);
   if (w.generation != generation_of(id) || w.state != State::kReserved) return false;
   // relaxed: published by the CAS below
-  entry.start_time.store(start_time_of(0), std::memory_order_relaxed);
+  entry.start_time.store(start_clock_now(), std::memory_order_relaxed);
   entry.pid.store(::getpid(), std::memory_order_relaxed);
   w.state = State::kAlive;
   w.actor = 0;
@@ -127,7 +127,7 @@ bool ProcessTable::make_alive(ProcessId id) noexcept {
                                             std::memory_order_relaxed);
 }
 
-void ProcessTable::adopt(ProcessId id) noexcept {
+[[gnu::hot]] void ProcessTable::adopt(ProcessId id) noexcept {
   const ProcessId had = this_process_id.load(std::memory_order_relaxed);
   if (had == id) return;
   if (!make_alive(id)) return;  // its maker died and the reservation went with it: enrol() later

@@ -26,6 +26,8 @@ class BasicSemaphoreWord {
     count_.store(count, std::memory_order_relaxed);  // shared later, by an edge of its own
   }
 
+  /// As try_take(), but gives up where that would have to look closer.
+  bool try_quickly() noexcept { return turns_.open() && grab(); }
   /// Takes a permit if there is one. Memory ordering: acquire of what came before its release.
   bool try_take() noexcept { return (turns_.open() || (count() != 0 && turns_.knock())) && grab(); }
 
@@ -41,14 +43,15 @@ class BasicSemaphoreWord {
   /// Memory ordering: release of what the caller did before.
   bool give() noexcept {
     std::uint32_t seen = count_.load(std::memory_order_relaxed);  // a guess, the exchange decides
-    do {
-      if (seen >= kMost) return false;
-      // GIVE permit: release pairs with TAKE permit. seq_cst: before the look for sleepers
-      // (turnstile.hpp)
-    } while (!count_.compare_exchange_weak(seen, seen + 1, std::memory_order_seq_cst,
-                                           std::memory_order_relaxed));
-    turns_.wake_one();
-    return true;
+    while (seen < kMost) {
+      if (give_at(seen)) return true;
+    }
+    return false;
+  }
+  /// The same, but gives up where somebody else changes the count.
+  bool give_quickly() noexcept {
+    std::uint32_t seen = count_.load(std::memory_order_relaxed);  // a guess, the exchange decides
+    return seen < kMost && give_at(seen);
   }
 
   /// How many there are; true a moment ago.
@@ -57,6 +60,16 @@ class BasicSemaphoreWord {
   }
 
  private:
+  bool give_at(std::uint32_t& seen) noexcept {
+    // GIVE permit: release pairs with TAKE permit. seq_cst: before the look for sleepers
+    // (turnstile.hpp)
+    if (!count_.compare_exchange_strong(seen, seen + 1, std::memory_order_seq_cst,
+                                        std::memory_order_relaxed)) {
+      return false;
+    }
+    turns_.wake_one();
+    return true;
+  }
   bool grab() noexcept {
     std::uint32_t seen = count_.load(std::memory_order_relaxed);  // a guess, the exchange decides
     while (seen != 0) {

@@ -36,6 +36,12 @@ class SharedLock {
   void make_recursive() noexcept { recursive_ = 1; }
   [[nodiscard]] bool recursive() const noexcept { return recursive_ != 0; }
 
+  /// As try_acquire(), but gives up where that would have to look closer.
+  bool try_quickly(const Caller& me) noexcept {
+    if (!word_.try_quickly(me.id)) return false;
+    entered(me);
+    return true;
+  }
   /// Takes the lock, or once more if it is recursive and this thread's. Does not block. Abandoned:
   /// its owner had died; it is the caller's now.
   Result try_acquire(const Caller& me) { return fast(me) ? Result{Got::yes, 0} : try_slow(me); }
@@ -83,12 +89,12 @@ class SharedLock {
 
  private:
   bool fast(const Caller& me) {
-    if (word_.try_take(me.id)) {
-      entered(me);
+    if (recursive() && is_mine(me)) {
+      again();
       return true;
     }
-    if (!recursive() || !is_mine(me)) return false;
-    again();
+    if (!word_.try_take(me.id)) return false;
+    entered(me);
     return true;
   }
   void entered(const Caller& me) noexcept {

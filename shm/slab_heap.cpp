@@ -313,6 +313,6 @@ std::size_t SlabHeap::blocks_in_use() const noexcept {
   return used;
 }
 
-void forget_slab_position() noexcept { position = {}; }
+[[gnu::hot]] void forget_slab_position() noexcept { position = {}; }
 
 }  // namespace millrace::shm

@@ -144,7 +144,8 @@ class BasicTurnstile {
   /// Call it right behind the seq_cst read-modify-write that gave something back.
   void wake_one() noexcept {
     P::barrier_after_rmw();
-    wake();
+    if (spot_.maybe_asleep() || !open()) [[unlikely]]
+      wake();
   }
   /// For a newcomer that finds something to take behind a closed gate: true when nobody is waiting
   /// for it, and the gate is open.
@@ -191,8 +192,9 @@ class BasicTurnstile {
   }
 
  private:
-  // Behind a barrier. In each round somebody fell asleep since the one before.
-  void wake() noexcept {
+  // Behind a barrier. In each round somebody fell asleep since the one before. Not inlined: its
+  // registers would be saved, and the stores of that drained, on the way to every exchange.
+  [[gnu::noinline]] void wake() noexcept {
     for (;;) {
       if (!spot_.maybe_asleep()) {
         if (open()) return;

@@ -24,12 +24,12 @@ struct ForkHandlers {
     for (ForkMutex* m = first; m != nullptr; m = m->next_) m->mutex_.lock();
   }
 
-  static void release() noexcept {
+  [[gnu::hot]] static void release() noexcept {
     for (ForkMutex* m = first; m != nullptr; m = m->next_) m->mutex_.unlock();
     list_mutex.unlock();
   }
 
-  static void child() noexcept {
+  [[gnu::hot]] static void child() noexcept {
     release();
     for (std::size_t i = 0; i < hook_count; ++i) hooks[i]();
   }

@@ -7,18 +7,22 @@
 #include <signal.h>
 #include <stdio_ext.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
+#include <ext/stdio_sync_filebuf.h>
 #include <iostream>
 #include <millrace/errors.hpp>
 #include <millrace/logging.hpp>
 #include <mutex>
 #include <optional>
 #include <system_error>
+#include <typeinfo>
 #include <utility>
 
 #include "runtime/base/affinity_mask.hpp"
@@ -33,6 +37,8 @@
 
 namespace millrace::runtime {
 namespace {
+
+constexpr int kHasBackup = 0x0100;  // glibc's _IO_IN_BACKUP: characters that were put back
 
 struct Naming {
   ForkMutex mutex{ForkMutex::Level::names};  // guards `name`
@@ -51,6 +57,7 @@ AffinityMask& inherited_mask() {
   static AffinityMask& instance = *new AffinityMask;
   return instance;
 }
+[[maybe_unused]] AffinityMask& g_made_before_forks = inherited_mask();
 
 // All signals are held back from just before the fork until child and parent are themselves again,
 // so that no handler runs in a half-made child.
@@ -60,44 +67,83 @@ class SignalsBlocked {
     sigset_t all;
     ::sigfillset(&all);
     ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+    in_child_ = before_;
+    let_endings_through(in_child_);
   }
   ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
   SignalsBlocked(const SignalsBlocked&) = delete;
   SignalsBlocked& operator=(const SignalsBlocked&) = delete;
 
   // The mask to return to keeps none of the signals by which a process is ended or fails.
-  void let_through_endings() noexcept { let_endings_through(before_); }
+  void let_through_endings() noexcept { before_ = in_child_; }
 
  private:
   sigset_t before_{};
+  sigset_t in_child_{};  // made by the parent, as all that can be: see fork_process()
 };
+
+// A stream of C's that nobody has read or written, or that was flushed and purged since.
+bool is_empty(const std::FILE* stream) noexcept {
+  return stream->_mode <= 0 && stream->_IO_read_ptr == stream->_IO_read_end &&
+         stream->_IO_write_ptr == stream->_IO_write_base && (stream->_flags & kHasBackup) == 0;
+}
+
+// A stream of C++'s that hands on at once to one of C's, as all do unless the program changes that.
+template <class C>
+bool passes_on(std::basic_streambuf<C>* buffer, const std::FILE* to) noexcept {
+  using Passing = __gnu_cxx::stdio_sync_filebuf<C>;
+  return buffer != nullptr && typeid(*buffer) == typeid(Passing) &&
+         static_cast<Passing*>(buffer)->file() == to;
+}
 
 // What the copied streams hold belongs to the parent, which prints it itself.
 void drop_stream_contents() noexcept {
-  ::__fpurge(stdin);
-  ::__fpurge(stdout);
-  ::__fpurge(stderr);
+  for (std::FILE* stream : {stdin, stdout, stderr}) {
+    if (!is_empty(stream)) ::__fpurge(stream);
+  }
 }
 
 void read_stdin_from_null() noexcept {
-  const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  char device[] = "/dev/null";  // on the stack, where no fault is taken to read it
+  const int null = ::open(device, O_RDONLY | O_CLOEXEC);
   if (null < 0) {
     ::close(STDIN_FILENO);
   } else if (null != STDIN_FILENO) {
     ::dup2(null, STDIN_FILENO);
     ::close(null);
   }
-  std::clearerr(stdin);
-  std::cin.clear();
+  if (::feof_unlocked(stdin) != 0 || ::ferror_unlocked(stdin) != 0) std::clearerr(stdin);
+  if (!std::cin.good()) std::cin.clear();
+  if (passes_on(std::cin.rdbuf(), stdin)) return;
   // What std::cin has read ahead (only after sync_with_stdio(false)) is the parent's input.
   if (const std::streamsize ahead = std::cin.rdbuf()->in_avail(); ahead > 0) std::cin.ignore(ahead);
 }
 
-void become_child(shm::ProcessId id, AffinityMask&& parent_mask) noexcept {
+// Whether stdin is /dev/null already, and neither C nor C++ has anything of it to forget.
+bool stdin_is_null() noexcept {
+  if (!is_empty(stdin) || ::feof_unlocked(stdin) != 0 || ::ferror_unlocked(stdin) != 0 ||
+      !std::cin.good() || !passes_on(std::cin.rdbuf(), stdin)) {
+    return false;
+  }
+  struct stat input {};
+  const int mode = ::fcntl(STDIN_FILENO, F_GETFL);
+  return mode >= 0 && (mode & O_ACCMODE) != O_WRONLY && ::fstat(STDIN_FILENO, &input) == 0 &&
+         S_ISCHR(input.st_mode) && input.st_rdev == makedev(1, 3);
+}
+
+[[gnu::hot]] void become_child(shm::ProcessId id, AffinityMask&& parent_mask,
+                               bool reads_null) noexcept {
   drop_stream_contents();
-  read_stdin_from_null();
+  if (!reads_null) read_stdin_from_null();
   inherited_mask() = std::move(parent_mask);
   shm::ProcessTable::instance().adopt(id);
+}
+
+// True when flush_std_streams() would do nothing: it looks without touching anything.
+[[gnu::hot]] bool std_streams_are_flushed() noexcept {
+  return is_empty(stdout) && is_empty(stderr) && passes_on(std::cout.rdbuf(), stdout) &&
+         passes_on(std::wcout.rdbuf(), stdout) && passes_on(std::cerr.rdbuf(), stderr) &&
+         passes_on(std::clog.rdbuf(), stderr) && passes_on(std::wcerr.rdbuf(), stderr);
 }
 
 template <class Stream>
@@ -177,24 +223,28 @@ int raw_status(const siginfo_t& info) noexcept {
   return info.si_status | (info.si_code == CLD_DUMPED ? 0x80 : 0);
 }
 
-pid_t fork_process(shm::ProcessId child_id) {
+[[gnu::hot]] pid_t fork_process(shm::ProcessId child_id) {
   flush_std_streams();
   open_fd_bag();  // the child inherits it
   AffinityMask before = AffinityMask::of_this_thread();
   const pid_t maker = ::getpid();
+  const bool reads_null = stdin_is_null();
   pid_t pid = -1;
   int error = 0;
+  // What the child does costs more than its instructions: the first use of a page of code, and the
+  // first change of a page of data, is a fault of some microseconds. So the parent prepares what it
+  // can, and the child leaves alone what needs no change.
   {
     SignalsBlocked blocked;
     const bool widened = AffinityMask::initial().apply_if_wider(before);
     pid = ::fork();
-    error = errno;
     if (pid == 0) {
       blocked.let_through_endings();
       g_forked_by = maker;
-      become_child(child_id, std::move(before));
+      become_child(child_id, std::move(before), reads_null);
       return 0;
     }
+    error = errno;
     if (widened) before.apply();
   }
   if (pid > 0) shm::name_child(pid);
@@ -205,14 +255,14 @@ pid_t fork_process(shm::ProcessId child_id) {
   return pid;
 }
 
-void restore_affinity() noexcept {
+[[gnu::hot]] void restore_affinity() noexcept {
   // One that is as wide as the program's has not been changed around the fork.
   if (!(inherited_mask() == AffinityMask::initial())) inherited_mask().apply();
 }
 
 void set_parent_affinity(AffinityMask mask) noexcept { inherited_mask() = std::move(mask); }
 
-int run_guarded(void (*body)(void*), void* argument) {
+[[gnu::hot]] int run_guarded(void (*body)(void*), void* argument) {
   const ThrowTraceScope traced;
   try {
     body(argument);
@@ -227,22 +277,25 @@ int run_guarded(void (*body)(void*), void* argument) {
   }
 }
 
-void exit_process(int code) noexcept {
+[[gnu::hot]] void exit_process(int code) noexcept {
   run_exit_sequence();
   if (get_logger().enabled(logging::Level::info)) {
     get_logger().info("process exiting with exitcode " + std::to_string(code & 0xff));
   }
   close_connections();
-  // A reader that has gone away must not change the exit code.
-  sigset_t pipe;
-  ::sigemptyset(&pipe);
-  ::sigaddset(&pipe, SIGPIPE);
-  ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
-  flush_std_streams();
+  if (!std_streams_are_flushed()) {
+    // A reader that has gone away must not change the exit code.
+    sigset_t pipe;
+    ::sigemptyset(&pipe);
+    ::sigaddset(&pipe, SIGPIPE);
+    ::pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
+    flush_std_streams();
+  }
   ::_exit(code & 0xff);
 }
 
 void flush_std_streams() noexcept {
+  if (std_streams_are_flushed()) return;
   for (std::ostream* stream : {&std::cout, &std::cerr, &std::clog}) flush_quietly(*stream);
   for (std::wostream* stream : {&std::wcout, &std::wcerr}) flush_quietly(*stream);
   std::fflush(stdout);
@@ -255,7 +308,7 @@ std::string process_name() {
   return current.name;
 }
 
-void set_process_name(std::string name) {
+[[gnu::hot]] void set_process_name(std::string name) {
   Naming& current = naming();
   const std::lock_guard guard(current.mutex);
   current.name = std::move(name);

@@ -37,7 +37,7 @@ ChildBinding::ChildBinding(const std::optional<affinity::Binding>& option) {
   place_ = sched::plan_process(binding, g_bound.fetch_add(1, std::memory_order_relaxed));
 }
 
-void ChildBinding::apply(const std::string& process_name) const {
+[[gnu::hot]] void ChildBinding::apply(const std::string& process_name) const {
   if (place_.cpus.empty()) return restore_affinity();
   affinity::PlannedWorker bound = place_;
   if (sched::Topology::system().is_thissystem()) {

@@ -38,7 +38,9 @@ Finalizers& finalizers() {
 // Set by the thread that runs the sequence; relaxed: exchange alone decides who does.
 std::atomic<bool> g_exiting{false};
 
-void forget_parents_exit() noexcept { g_exiting.store(false, std::memory_order_relaxed); }
+[[gnu::hot]] void forget_parents_exit() noexcept {
+  g_exiting.store(false, std::memory_order_relaxed);
+}
 
 [[maybe_unused]] const bool g_prepared = [] {
   (void)finalizers();
@@ -57,7 +59,7 @@ std::unique_ptr<Deferred> take(FinalizerEntry& entry) {
 }
 
 // The entry to run next: the highest priority from `lowest` up, the newest among equals.
-std::shared_ptr<FinalizerEntry> next_at_exit(int lowest) {
+[[gnu::hot]] std::shared_ptr<FinalizerEntry> next_at_exit(int lowest) {
   Finalizers& all = finalizers();
   const std::lock_guard guard(all.mutex);
   std::shared_ptr<FinalizerEntry> best;
@@ -82,7 +84,7 @@ void call_quietly(Deferred& callback) noexcept {
   }
 }
 
-void run_at_exit(int lowest) noexcept {
+[[gnu::hot]] void run_at_exit(int lowest) noexcept {
   while (const std::shared_ptr<FinalizerEntry> entry = next_at_exit(lowest)) {
     if (const std::unique_ptr<Deferred> callback = take(*entry)) call_quietly(*callback);
   }
@@ -106,7 +108,7 @@ std::shared_ptr<FinalizerEntry> add_finalizer(std::unique_ptr<Deferred> callback
   return entry;
 }
 
-void run_exit_sequence() noexcept {
+[[gnu::hot]] void run_exit_sequence() noexcept {
   if (g_exiting.exchange(true, std::memory_order_relaxed)) return;
   logging::Logger& log = get_logger();
   log.info("process shutting down");

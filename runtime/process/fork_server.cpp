@@ -225,7 +225,8 @@ int sentinel_of(const ServedChild& child) {
   return fd;
 }
 
-// One request. None when the server has died and the child does not exist: try again.
+// One request. None when the server has died and the child does not exist, or was killed before it
+// did anything: try again.
 std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
   const std::string path = ensure_server();
   const Descriptor connection = new_socket();
@@ -245,12 +246,14 @@ std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
     throw std::system_error(answer->error, std::generic_category(),
                             "the fork server's fork of a child process");
   }
-  if (!answer && table.revoke(child.id)) {
+  if (!answer) {
+    // A child that has adopted its id answers before all else, so this one is dead.
     message.take_back();
+    if (!table.revoke(child.id)) table.mark_dead(child.id, shm::kUnknownStatus);
     shm::reap(child.id);
     return std::nullopt;
   }
-  child.pid = answer ? answer->pid : table.pid(child.id);
+  child.pid = answer->pid;
   if (child.pidfd < 0) child.pidfd = sentinel_of(child);
   return child;
 }

@@ -8,8 +8,9 @@
 // of it, and a program that starts nothing by this method has neither server nor socket.
 //
 //     parent  message -> reserve id -> connect, send {id, message; stdout, stderr, cwd}
-//     server  check the peer -> fork -> reply {pid; pidfd} ... reap, mark dead with the status
-//     child   adopt id (too late: it ends) -> streams, cwd, signals of the parent -> decode, run
+//     server  check the peer -> fork ... reap, mark dead with the status
+//     child   adopt id (too late: it ends) -> reply {pid; pidfd} -> streams, cwd, signals of the
+//             parent -> decode, run
 //
 // The server is nobody's child: the executed process binds the socket, forks the server and ends.
 // Its socket lies in a folder of its own (mode 0700) and not in the abstract name space; peers of
@@ -17,8 +18,9 @@
 //
 // Invariants
 // 1. At most one server is announced in the arena; whoever finds it dead announces the next.
-// 2. A request that got no reply has started nothing, unless the child has adopted its id: revoke()
-//    and adopt() race for one word of the process table.
+// 2. A request that got no reply has started nothing: the connection ends without one when server
+//    and child are gone, or there is no child. One that comes too late finds its id revoked:
+//    revoke() and adopt() race for one word of the process table.
 // 3. A death's status is in the table before the server reaps it; until it is reaped, anybody can
 //    read it in /proc.
 //
@@ -26,9 +28,10 @@
 //   parent, before the request: as in spawn.hpp. After it: its child runs; the server tells its
 //     daemonic children, which end.
 //   server, before the fork: the parent sees the connection end, revokes the id and starts another
-//     server. After it: the parent finds the id adopted and goes on. Later: children go on; their
-//     status is read from /proc, or from their pidfd once init has reaped them; daemonic ones look
-//     after their parent themselves.
+//     server. After it: the child replies and goes on; its status is read from /proc, or from its
+//     pidfd once init has reaped it (kernels before 6.15 have forgotten it then: exit code 255);
+//     daemonic ones look after their parent themselves.
+//   child, before its reply: the parent sees the connection end and starts another.
 //   whoever starts the server: another process takes the announcement over; a server that was made
 //     already has that one process to serve, sees its end, and ends.
 // The server ends when all processes it has served or made have ended; it removes its folder. A
@@ -88,7 +91,7 @@ struct StartRequest {
 };
 inline constexpr std::size_t kMaxRequestDescriptors = 3;
 
-/// What it gets: a pid with its pidfd, or an errno.
+/// What it gets: from the child its pid with a pidfd, or from the server an errno.
 struct StartReply {
   pid_t pid;
   std::int32_t error;

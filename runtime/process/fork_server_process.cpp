@@ -69,7 +69,8 @@ Arrival receive(int connection, Packet& packet) {
   return Arrival::over;
 }
 
-void reply(int connection, StartReply answer, int pidfd) noexcept {
+// False when the peer cannot be told, although it is there.
+bool reply(int connection, StartReply answer, int pidfd) noexcept {
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   iovec part{&answer, sizeof answer};
   msghdr message{};
@@ -84,8 +85,12 @@ void reply(int connection, StartReply answer, int pidfd) noexcept {
     at->cmsg_len = CMSG_LEN(sizeof(int));
     std::memcpy(CMSG_DATA(at), &pidfd, sizeof pidfd);
   }
+  ssize_t sent = 0;
+  do {
+    sent = ::sendmsg(connection, &message, MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
   // A parent that has gone away needs no answer.
-  (void)::sendmsg(connection, &message, MSG_NOSIGNAL);
+  return sent == sizeof answer || errno == EPIPE || errno == ECONNRESET;
 }
 
 class Server {
@@ -114,7 +119,7 @@ class Server {
   int watch_client(shm::ProcessId id, pid_t pid);
   int check(const Packet& packet);
   void start(const Packet& packet, int connection);
-  [[noreturn]] void run_child(const Packet& packet) noexcept;
+  [[noreturn]] void run_child(const Packet& packet, int connection) noexcept;
   void adopt_streams(const Packet& packet) const noexcept;
   void lose_client(const Client& client) noexcept;
   void reap();
@@ -250,25 +255,20 @@ int Server::check(const Packet& packet) {
 }
 
 void Server::start(const Packet& packet, int connection) {
-  if (const int error = check(packet); error != 0) return reply(connection, {0, error}, -1);
+  const auto refuse = [connection](int error) { (void)reply(connection, {0, error}, -1); };
+  if (const int error = check(packet); error != 0) return refuse(error);
   const StartRequest& request = packet.request;
   pid_t pid = 0;
   try {
     children_.reserve(children_.size() + 1);
     pid = fork_process(request.id);
   } catch (const std::system_error& error) {
-    return reply(connection, {0, error.code().value()}, -1);
+    return refuse(error.code().value());
   } catch (const std::bad_alloc&) {
-    return reply(connection, {0, ENOMEM}, -1);
+    return refuse(ENOMEM);
   }
-  if (pid == 0) {
-    ::close(connection);
-    run_child(packet);
-  }
+  if (pid == 0) run_child(packet, connection);
   children_.push_back({pid, request.id, request.parent, request.daemon != 0});
-  const int pidfd = open_pidfd(pid);
-  reply(connection, {pid, 0}, pidfd);
-  if (pidfd >= 0) ::close(pidfd);
 }
 
 void Server::adopt_streams(const Packet& packet) const noexcept {
@@ -287,7 +287,7 @@ void Server::adopt_streams(const Packet& packet) const noexcept {
 }
 
 // In the child: from here on it is what a spawned process is when it comes to freeze_support().
-void Server::run_child(const Packet& packet) noexcept {
+void Server::run_child(const Packet& packet, int connection) noexcept {
   // relaxed: this thread has set it, or has not. Too late: its parent has given up.
   if (shm::this_process_id.load(std::memory_order_relaxed) != packet.request.id) ::_exit(0);
   ::prctl(PR_SET_NAME, program_invocation_short_name);
@@ -297,6 +297,12 @@ void Server::run_child(const Packet& packet) noexcept {
   }
   ::close(listener_);
   ::close(signal_fd_);
+  // By itself, with a descriptor of itself: however it ends from here on, and whoever is killed
+  // meanwhile, its parent learns how. Who cannot say that it is there must not be.
+  const int self = open_pidfd(::getpid());
+  if (!reply(connection, {::getpid(), 0}, self)) ::_exit(1);
+  ::close(connection);
+  if (self >= 0) ::close(self);
   folder_.let_go();
   adopt_streams(packet);
   if (::getpgrp() != packet.request.group) (void)::setpgid(0, packet.request.group);

@@ -147,7 +147,7 @@ ProcessHandle Process::handle() const {
   return ProcessRecord::handle(record_);
 }
 
-void Process::run() {
+[[gnu::hot]] void Process::run() {
   if (target_ == nullptr) return;
   const bool in_child = record_ != nullptr && record_->role == Role::self;
   if (in_child) {
@@ -196,10 +196,13 @@ void Process::start() {
   target_.reset();
 }
 
-pid_t Process::fork_child(unsigned id, const runtime::ParentIdentity& parent,
-                          const runtime::ChildBinding& binding) {
+[[gnu::hot]] pid_t Process::fork_child(unsigned id, const runtime::ParentIdentity& parent,
+                                       const runtime::ChildBinding& binding) {
+  record_->parent = runtime::record_of(parent);  // the child finds them made
+  record_->own_name = runtime::name_of(*record_);
   const pid_t pid = runtime::fork_process(id);
   if (pid == 0) run_as_child(parent, binding);
+  record_->parent.reset();
   return pid;
 }
 
@@ -210,7 +213,7 @@ struct Process::ChildStart {
   const runtime::ChildBinding* binding;
 };
 
-void Process::child_body(void* argument) {
+[[gnu::hot]] void Process::child_body(void* argument) {
   const ChildStart& start = *static_cast<ChildStart*>(argument);
   const RecordPtr& record = start.process->record_;
   runtime::become(record, *start.parent);
@@ -221,8 +224,8 @@ void Process::child_body(void* argument) {
   start.process->run();
 }
 
-void Process::run_as_child(const runtime::ParentIdentity& parent,
-                           const runtime::ChildBinding& binding) noexcept {
+[[gnu::hot]] void Process::run_as_child(const runtime::ParentIdentity& parent,
+                                        const runtime::ChildBinding& binding) noexcept {
   ChildStart start{this, &parent, &binding};
   runtime::exit_process(runtime::run_guarded(&child_body, &start));
 }

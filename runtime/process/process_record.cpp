@@ -64,6 +64,7 @@ struct Processes {
   ForkMutex mutex{ForkMutex::Level::process};
   RecordPtr self = main_record();
   RecordPtr parent;  // null: the main process
+  RecordPtr copied;  // what was `self` before the fork: freeing it would cost the child some faults
   std::vector<RecordPtr> children;
   int counter = 0;  // of the children ever made, for their names
 };
@@ -76,7 +77,7 @@ Processes& processes() {
 
 // In the child of any fork(), also a user's own: it has no children yet, and its parent's sentinels
 // are of no use to it.
-void forget_siblings() noexcept {
+[[gnu::hot]] void forget_siblings() noexcept {
   processes().children.clear();
   processes().counter = 0;
 }
@@ -177,6 +178,7 @@ std::string exit_text(int exitcode) {
 }
 
 void end_daemons(const std::vector<RecordPtr>& children) {
+  if (std::ranges::none_of(children, &ProcessRecord::daemon)) return;
   for (const RecordPtr& child : children) {
     if (!child->daemon) continue;
     get_logger().info("calling terminate() for daemon " + name_of(*child));
@@ -238,7 +240,8 @@ RecordPtr new_child_record() {
   return record;
 }
 
-void become(const RecordPtr& self, const ParentIdentity& origin) {
+// On functions that every child runs: "hot" puts them beside each other, into a few pages.
+RecordPtr record_of(const ParentIdentity& origin) {
   auto parent = std::make_shared<ProcessRecord>();
   parent->role = Role::parent;
   parent->stage = Stage::started;
@@ -246,12 +249,17 @@ void become(const RecordPtr& self, const ParentIdentity& origin) {
   parent->name = origin.name;
   parent->pid = origin.pid;
   parent->id = origin.id;
-  set_process_name(name_of(*self));
+  return parent;
+}
+
+[[gnu::hot]] void become(const RecordPtr& self, const ParentIdentity& origin) {
+  RecordPtr parent = self->parent != nullptr ? std::move(self->parent) : record_of(origin);
+  set_process_name(self->own_name.empty() ? name_of(*self) : std::move(self->own_name));
   Processes& all = processes();
   const std::lock_guard guard(all.mutex);
   self->role = Role::self;
   self->stage = Stage::started;
-  all.self = self;
+  all.copied = std::exchange(all.self, self);
   all.parent = std::move(parent);
 }
 
@@ -333,7 +341,7 @@ void add_child(const RecordPtr& record) {
   all.children.push_back(record);
 }
 
-std::vector<RecordPtr> living_children() {
+[[gnu::hot]] std::vector<RecordPtr> living_children() {
   std::vector<RecordPtr> children;
   std::vector<std::shared_ptr<SpawnMessage>> arrived;  // freed without the lock, as in reap()
   {
@@ -374,7 +382,7 @@ bool wait_for_parent(const RecordPtr& record, Timeout timeout) {
   return wait_readable_interruptibly(parent_sentinel(record), timeout.deadline());
 }
 
-void finish_children() noexcept {
+[[gnu::hot]] void finish_children() noexcept {
   try {
     const std::vector<RecordPtr> children = living_children();
     end_daemons(children);

@@ -45,6 +45,9 @@ struct ProcessRecord {
   bool served = false;  // made by the fork server: this process cannot wait for it
   int pidfd = -1;       // readable once the process has ended; closed with the record
   std::optional<int> exitcode;
+  // What become() needs, made before a fork; else nothing.
+  std::shared_ptr<ProcessRecord> parent;
+  std::string own_name;
   std::shared_ptr<SpawnMessage> message;  // null: none, or the child needs it no more
 
   ProcessRecord() = default;
@@ -77,6 +80,8 @@ void check_may_have_children(const ProcessRecord& self);
 Bytes own_authkey();
 /// In a new child: makes `self` the record of this process, and `origin` its parent.
 void become(const RecordPtr& self, const ParentIdentity& origin);
+/// A process as its children see it.
+RecordPtr record_of(const ParentIdentity& origin);
 /// The parent's record; null in the main process.
 RecordPtr parent_record();
 

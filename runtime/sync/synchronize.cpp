@@ -53,7 +53,15 @@ std::string address_text(const shm::ObjectRef& object) {
   return text.data();
 }
 
-bool take_lock(const shm::ObjectRef& object, Timeout timeout) {
+// The calls of this file that are made most come in two parts: what is done when nobody is in the
+// way, a handful of instructions without a stack frame, and the rest.
+namespace {
+
+[[noreturn]] void throw_released_too_often() {
+  throw ValueError("semaphore or lock released too many times");
+}
+
+[[gnu::noinline]] bool take_lock_slowly(const shm::ObjectRef& object, Timeout timeout) {
   auto& lock = payload_of<shm::SharedLock>(object, "Lock");
   const shm::Caller& me = shm::this_caller();
   const shm::SharedLock::Result result = lock.acquire(me, timeout);
@@ -68,16 +76,37 @@ bool take_lock(const shm::ObjectRef& object, Timeout timeout) {
   throw AbandonedLock(static_cast<pid_t>(result.pid), std::move(held));
 }
 
-void release_lock(const shm::ObjectRef& object) {
+[[gnu::noinline]] void refuse_release(shm::SharedLock::Released outcome) {
+  if (outcome == shm::SharedLock::Released::unlocked) throw_released_too_often();
+  throw AssertionError("attempt to release recursive lock not owned by thread");
+}
+
+void check_released(shm::SharedLock::Released outcome) {
+  if (outcome != shm::SharedLock::Released::yes) [[unlikely]]
+    refuse_release(outcome);
+}
+
+[[gnu::noinline]] void release_lock_slowly(const shm::ObjectRef& object) {
   auto& lock = payload_of<shm::SharedLock>(object, "Lock");
-  switch (lock.release(shm::this_caller())) {
-    case shm::SharedLock::Released::yes:
-      return;
-    case shm::SharedLock::Released::unlocked:
-      throw ValueError("semaphore or lock released too many times");
-    case shm::SharedLock::Released::not_owner:
-      throw AssertionError("attempt to release recursive lock not owned by thread");
-  }
+  check_released(lock.release(shm::this_caller()));
+}
+
+}  // namespace
+
+bool take_lock(const shm::ObjectRef& object, Timeout timeout) {
+  auto* lock = static_cast<shm::SharedLock*>(object.payload());
+  const shm::Caller* me = shm::known_caller();
+  if (lock != nullptr && me != nullptr && lock->try_quickly(*me)) [[likely]]
+    return true;
+  return take_lock_slowly(object, timeout);
+}
+
+void release_lock(const shm::ObjectRef& object) {
+  auto* lock = static_cast<shm::SharedLock*>(object.payload());
+  const shm::Caller* me = shm::known_caller();
+  if (lock == nullptr || me == nullptr) [[unlikely]]
+    return release_lock_slowly(object);
+  check_released(lock->release(*me));
 }
 
 namespace {
@@ -113,8 +142,30 @@ std::uint32_t checked_value(int value, const char* what) {
                           std::string(what) + " with the value " + std::to_string(value));
 }
 
-[[noreturn]] void throw_released_too_often() {
-  throw ValueError("semaphore or lock released too many times");
+[[gnu::noinline]] bool take_slowly(shm::SemaphoreWord& word, Timeout timeout) {
+  if (word.try_take()) return true;
+  if (timeout.duration().count() == 0) return false;
+  if (shm::spin_a_little([&] { return word.count() != 0 && word.try_take(); })) return true;
+  shm::Pace pace(timeout.deadline());
+  return word.take(pace);
+}
+
+[[gnu::noinline]] bool take_slowly(shm::Permits& permits, Timeout timeout) {
+  const shm::ProcessId me = shm::self();
+  if (permits.try_take(me)) return true;
+  const auto take_back = [&] { return permits.take_back(me, is_gone) != 0; };
+  if (timeout.duration().count() == 0) return take_back() && permits.try_take(me);
+  if (shm::spin_a_little([&] { return permits.try_take(me); })) return true;
+  shm::Pace pace(timeout.deadline());
+  return permits.take(me, is_gone, pace);
+}
+
+[[gnu::noinline]] void give_slowly(shm::SemaphoreWord& word) {
+  if (!word.give()) throw_released_too_often();
+}
+
+[[gnu::noinline]] void give_slowly(shm::Permits& permits) {
+  if (!permits.give(shm::self())) throw_released_too_often();
 }
 
 }  // namespace
@@ -164,17 +215,12 @@ Semaphore::Semaphore(int value)
 
 bool Semaphore::take(Timeout timeout) const {
   auto& word = payload_of<shm::SemaphoreWord>(object(), "Semaphore");
-  if (word.try_take()) return true;
-  if (timeout.duration().count() == 0) return false;
-  if (shm::spin_a_little([&] { return word.count() != 0 && word.try_take(); })) return true;
-  shm::Pace pace(timeout.deadline());
-  return word.take(pace);
+  return word.try_quickly() || runtime::take_slowly(word, timeout);
 }
 
 void Semaphore::release() const {
-  if (!payload_of<shm::SemaphoreWord>(object(), "Semaphore").give()) {
-    runtime::throw_released_too_often();
-  }
+  auto& word = payload_of<shm::SemaphoreWord>(object(), "Semaphore");
+  if (!word.give_quickly()) runtime::give_slowly(word);
 }
 
 int Semaphore::get_value() const {
@@ -193,19 +239,16 @@ BoundedSemaphore::BoundedSemaphore(int value)
 
 bool BoundedSemaphore::take(Timeout timeout) const {
   auto& permits = payload_of<shm::Permits>(object(), "BoundedSemaphore");
-  const shm::ProcessId me = shm::self();
-  if (permits.try_take(me)) return true;
-  const auto take_back = [&] { return permits.take_back(me, runtime::is_gone) != 0; };
-  if (timeout.duration().count() == 0) return take_back() && permits.try_take(me);
-  if (shm::spin_a_little([&] { return permits.try_take(me); })) return true;
-  shm::Pace pace(timeout.deadline());
-  return permits.take(me, runtime::is_gone, pace);
+  // relaxed: see self()
+  const shm::ProcessId me = shm::this_process_id.load(std::memory_order_relaxed);
+  return (me != 0 && permits.try_quickly(me)) || runtime::take_slowly(permits, timeout);
 }
 
 void BoundedSemaphore::release() const {
-  if (!payload_of<shm::Permits>(object(), "BoundedSemaphore").give(shm::self())) {
-    runtime::throw_released_too_often();
-  }
+  auto& permits = payload_of<shm::Permits>(object(), "BoundedSemaphore");
+  // relaxed: see self()
+  const shm::ProcessId me = shm::this_process_id.load(std::memory_order_relaxed);
+  if (me == 0 || !permits.give_quickly(me)) runtime::give_slowly(permits);
 }
 
 int BoundedSemaphore::get_value() const {

@@ -221,9 +221,18 @@ TEST(Liveness, KnowsAProcessByItsStartTime) {
   const std::uint64_t started = start_time_of(0);
   EXPECT_NE(started, 0U);
   EXPECT_EQ(started, start_time_of(::getpid()));
-  const pid_t parent = ::getppid();
-  EXPECT_FALSE(process_gone(parent, start_time_of(parent)));
-  EXPECT_TRUE(process_gone(parent, start_time_of(parent) + 1)) << "the pid serves another process";
+  EXPECT_LE(started, start_clock_now());
+  const pid_t child = start_child([] {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) ::pause();
+    return 0;
+  });
+  const std::uint64_t start = start_time_of(child);
+  EXPECT_FALSE(process_gone(child, start));
+  EXPECT_FALSE(process_gone(child, start_clock_now())) << "it was there at that time";
+  EXPECT_TRUE(process_gone(child, start - 1)) << "the pid serves another process";
+  ASSERT_TRUE(send_signal(child, SIGKILL));
+  wait_for(child);
   EXPECT_TRUE(process_gone(0, 0));
   EXPECT_TRUE(process_gone(-1, 0));
 }

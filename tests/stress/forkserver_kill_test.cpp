@@ -1,13 +1,17 @@
 // The fork server and its clients killed at random moments: every process that was started runs
 // once and is seen to end, daemonic ones end with their parent, and nothing is left.
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/time.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <millrace/context.hpp>
 #include <millrace/process.hpp>
 #include <millrace/sharedctypes.hpp>
@@ -38,6 +42,16 @@ class ForkServerKills : public mp::test::LeakCheck {
   std::mt19937 random_{seed_};
 };
 
+// Since 6.15 the kernel tells by a pidfd how a process ended that others have reaped.
+bool kernel_tells_of_the_reaped() {
+  utsname name{};
+  ::uname(&name);
+  int major = 0;
+  int minor = 0;
+  return std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+         (major > 6 || (major == 6 && minor >= 15));
+}
+
 // Kills every server a little after it has come up, until its parent ends it.
 pid_t fork_killer(unsigned seed) {
   const pid_t pid = ::fork();
@@ -63,6 +77,7 @@ TEST_F(ForkServerKills, WhateverWasStartedRunsOnceAndIsSeenToEnd) {
   ASSERT_GT(killer, 1);
   const long starts = mp::stress::kills_wanted(300);
   long started = 0;
+  long unknown = 0;
   for (long i = 0; i < starts; ++i) {
     auto p = forkserver().Process(
         [](const mp::Value<long>& n) {
@@ -78,12 +93,97 @@ TEST_F(ForkServerKills, WhateverWasStartedRunsOnceAndIsSeenToEnd) {
     }
     ++started;
     EXPECT_TRUE(p.join());
-    // 255: the server was killed before it answered, and init has reaped the child since.
+    if (p.exitcode() != 5) ++unknown;
+    // 255: the kernel has forgotten a child that init has reaped.
     EXPECT_TRUE(p.exitcode() == 5 || p.exitcode() == 255) << p.exitcode().value_or(-999);
   }
   end_killer(killer);
   EXPECT_GT(started, 0);
   EXPECT_EQ(ran.get(), started);
+  if (kernel_tells_of_the_reaped()) {
+    EXPECT_EQ(unknown, 0);
+  }
+}
+
+// The server of this program is this program, so it ends itself, or its child, right behind a fork
+// when a file of this name exists; it removes the file.
+constexpr const char* kKillServer = "MILLRACE_TEST_KILL_SERVER_BEHIND_FORK";
+constexpr const char* kKillChild = "MILLRACE_TEST_KILL_CHILD_BEHIND_FORK";
+
+void end_if_asked(const char* variable) {
+  char name[16] = {};
+  ::prctl(PR_GET_NAME, name);
+  const char* file = std::getenv(variable);
+  if (std::strcmp(name, "millrace-forks") != 0 || file == nullptr) return;
+  if (::unlink(file) == 0) ::raise(SIGKILL);
+}
+
+[[maybe_unused]] const int g_registered = ::pthread_atfork(
+    nullptr, [] { end_if_asked(kKillServer); }, [] { end_if_asked(kKillChild); });
+
+// A file whose name the environment of the next server tells.
+class Asking {
+ public:
+  explicit Asking(const char* variable) : variable_(variable) {
+    mp::test::end_server();
+    ::close(::mkstemp(file_));
+    ::unlink(file_);
+    ::setenv(variable, file_, 1);
+  }
+  Asking(const Asking&) = delete;
+  Asking& operator=(const Asking&) = delete;
+  ~Asking() {
+    ::unsetenv(variable_);
+    mp::test::end_server();
+  }
+  void ask() const {
+    std::FILE* made = std::fopen(file_, "wx");
+    ASSERT_NE(made, nullptr);
+    std::fclose(made);
+  }
+  [[nodiscard]] bool granted() const { return ::access(file_, F_OK) != 0; }
+
+ private:
+  const char* variable_;
+  char file_[32] = "/tmp/millrace-fork-XXXXXX";
+};
+
+// Starts processes whose server or child is killed right behind the fork: each runs once and its
+// exit code is exact.
+void start_while_killed(const char* variable) {
+  const Asking killer(variable);
+  mp::Value<long> ran(0);
+  const long starts = mp::stress::kills_wanted(60);
+  for (long i = 0; i < starts; ++i) {
+    auto before = forkserver().Process([] {});
+    before.start();  // by a server that has come up
+    before.join();
+    killer.ask();
+    const int code = static_cast<int>(i % 100) + 3;
+    auto p = forkserver().Process(
+        [code](const mp::Value<long>& n) {
+          n.update([](long& count) { ++count; });
+          throw mp::SystemExit(code);
+        },
+        ran);
+    p.start();
+    EXPECT_TRUE(p.join());
+    while (!killer.granted()) ::usleep(100);  // the child may be quicker than its dying server
+    if (kernel_tells_of_the_reaped()) {
+      EXPECT_EQ(p.exitcode(), code);
+    } else {
+      EXPECT_TRUE(p.exitcode() == code || p.exitcode() == 255);
+    }
+  }
+  EXPECT_EQ(ran.get(), starts);
+}
+
+TEST_F(ForkServerKills, ExitCodesAreExactWhenTheServerIsKilledBehindTheFork) {
+  start_while_killed(kKillServer);
+}
+
+TEST_F(ForkServerKills, AProcessKilledBeforeItAnswersIsStartedAgain) {
+  start_while_killed(kKillChild);
 }
 
 [[noreturn]] void start_daemons_for_ever() {

@@ -5,7 +5,9 @@
 #include <millrace/synchronize.hpp>
 #include <optional>
 #include <thread>
+#include <utility>
 
+#include "shm/barrier.hpp"
 #include "shm/caller.hpp"
 #include "shm/shared_lock.hpp"
 #include "tests/shm/in_child.hpp"
@@ -187,6 +189,79 @@ TEST(SyncKill, ConditionWaitAndNotify) {
     return notified;
   };
   expect_unbroken(step_kill(c));
+}
+
+// A barrier of two, and a user of it that waits with short slices.
+class BarrierKill : public ::testing::Test {
+ protected:
+  void make() { barrier_.emplace(2); }
+  [[nodiscard]] shm::Barrier& word() const {
+    return *static_cast<shm::Barrier*>(barrier_->object().payload());
+  }
+  [[nodiscard]] std::int64_t wait(Timeout timeout = {}) const {
+    shm::Barrier::Visit visit{shm::self(), {}, timeout.deadline()};
+    visit.policy.slice = 1ms;
+    return word().wait(visit);
+  }
+  // Two come: whatever they are told, they do not stay.
+  [[nodiscard]] std::pair<std::int64_t, std::int64_t> two() const {
+    std::int64_t other = 0;
+    std::thread second([&] { other = wait(); });
+    const std::int64_t own = wait();
+    second.join();
+    return {own, other};
+  }
+  [[nodiscard]] bool works_after_reset() const {
+    word().reset();
+    const auto [a, b] = two();
+    return a >= 0 && b >= 0 && a + b == 1 && word().waiting() == 0 && !word().broken();
+  }
+
+  std::optional<Barrier> barrier_;
+};
+
+TEST_F(BarrierKill, AsTheFirstWhoGivesUp) {
+  int broken = 0;
+  StepKillCase c;
+  c.stride = 9;  // each takes some slices of those who find out
+  c.setup = [&] { make(); };
+  c.prepare = [] { shm::this_caller(); };
+  c.operation = [&] { (void)wait(0ns); };
+  c.check = [&](long, bool finished) {
+    const auto [a, b] = two();
+    broken += a < 0 || b < 0;
+    if (finished && (a >= 0 || b >= 0)) return false;  // who gives up breaks it
+    return works_after_reset();
+  };
+  expect_unbroken(step_kill(c));
+  EXPECT_GT(broken, 5) << "it was killed inside as well";
+}
+
+TEST_F(BarrierKill, AsTheLastWhoLetsTheOtherPass) {
+  std::thread first;
+  std::int64_t told = 0;
+  int passed = 0;
+  int broken = 0;
+  StepKillCase c;
+  c.stride = 2;
+  c.setup = [&] {
+    make();
+    first = std::thread([&] { told = wait(); });
+    while (word().waiting() == 0) std::this_thread::yield();
+  };
+  c.prepare = [] { shm::this_caller(); };
+  c.operation = [&] { (void)wait(); };
+  c.check = [&](long, bool finished) {
+    // The other passes, or is told of the death; or the victim never came, and it waits on.
+    std::int64_t own = -1;
+    if (word().waiting() != 0) own = wait();
+    first.join();
+    ++(told >= 0 ? passed : broken);
+    return (!finished || (told == 0 && own == -1)) && works_after_reset();
+  };
+  expect_unbroken(step_kill(c));
+  EXPECT_GT(passed, 5);
+  EXPECT_GT(broken, 0) << "it was killed between its arrival and its being counted";
 }
 
 TEST(SyncKill, EventSetAndClear) {
