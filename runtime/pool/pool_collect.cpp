@@ -13,9 +13,13 @@ namespace millrace::runtime {
 
 // One round of everything that can be done without waiting. True if anything was done.
 bool ProcessPool::pump(Lock& lock) {
-  // Before the look at the slots: an old sum makes one look in vain, a new one would hide a reply.
-  if (needs_sum()) seen_completed_ = completed_sum();
-  bool any = collect();
+  bool any = few_left() && collect();
+  if (!any || load().tasks != 0) {
+    // Before the look at the slots: an old sum makes one look in vain, a new one would hide a
+    // reply. An old one that stays would keep whoever waits for the rest from ever sleeping.
+    seen_completed_ = completed_sum();
+    any |= collect();
+  }
   any |= handle_deaths();
   if (timed_out_ != 0 || timed_ranges_ != 0) any |= handle_deadlines();
   const bool all_done = jobs_.size() == 1 && jobs_.front()->completing_;
@@ -25,10 +29,12 @@ bool ProcessPool::pump(Lock& lock) {
   return any;
 }
 
-// A single task that is out is watched by itself: then the workers' lines are left alone.
-bool ProcessPool::needs_sum() const {
+// The last tasks of the only job are looked at themselves first: when all have ended the workers'
+// own lines are left alone, which they write once a task and would have to fetch back.
+bool ProcessPool::few_left() const {
   const Load now = load();
-  return now.ranges || now.tasks > 1;
+  return jobs_.size() == 1 && jobs_.front()->exhausted_ && !now.ranges &&
+         now.tasks <= plan_.workers.size();
 }
 
 bool ProcessPool::collect() {

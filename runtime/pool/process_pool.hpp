@@ -167,7 +167,7 @@ class ProcessPool final : public PoolCore {
 
   // pool_collect.cpp: taking back.
   bool pump(Lock& lock);
-  [[nodiscard]] bool needs_sum() const;
+  [[nodiscard]] bool few_left() const;
   bool collect();
   bool collect(Lane& lane);
   void settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::uint64_t state);

@@ -110,4 +110,23 @@ TEST_F(PoolResources, AnIdlePoolUsesNoCpu) {
   EXPECT_LE(used, std::chrono::nanoseconds(elapsed).count() / 1000);  // 10 ms in 10 s
 }
 
+// Whatever came before: replies that were collected must not look like new ones.
+TEST_F(PoolResources, ACallerThatWaitsForALongCallSleeps) {
+  mp::Pool pool(2);
+  const auto nap = [](int ms) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(ms));
+    return ms;
+  };
+  for (const int calls : {1, 5}) {
+    for (int i = 0; i < calls; ++i) EXPECT_EQ(pool.apply(nap, 0), 0);
+    pool.parallel_for(2, [](std::size_t) {});
+    const std::int64_t before = cpu_of(::getpid());
+    const auto start = std::chrono::steady_clock::now();
+    EXPECT_EQ(pool.apply(nap, 500), 500);
+    const std::int64_t used = cpu_of(::getpid()) - before;
+    const auto elapsed = std::chrono::steady_clock::now() - start;
+    EXPECT_LE(used, std::chrono::nanoseconds(elapsed).count() / 10) << calls;
+  }
+}
+
 }  // namespace
