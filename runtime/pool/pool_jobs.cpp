@@ -9,11 +9,35 @@
 #include <utility>
 #include <vector>
 
+#include "shm/stream_copy.hpp"
+
 namespace millrace::runtime {
 namespace {
 
 /// How much of a bulk input travels at once: it stays in the second-level cache on its way.
 constexpr std::uint64_t kBulkBytes = 120 * 1024;
+
+/// From so many bytes on an array is beyond what a caller still finds in its cache afterwards.
+constexpr std::uint64_t kStreamBytes = std::uint64_t{8} << 20;
+
+/// Copies a piece to the workers, or back; `whole`: bytes of the array that it is of.
+void carry(void* to, const void* from, std::size_t bytes, std::uint64_t whole) noexcept {
+  if (whole >= kStreamBytes) {
+    shm::stream_copy(to, from, bytes);
+  } else {
+    shm::near_copy(to, from, bytes);
+  }
+}
+
+/// Where `bytes` of payload go in `out`, in memory with `reply` bytes free behind them: a payload
+/// that found its place before the reply was known of would be moved to a larger one.
+std::byte* payload(wire::Writer& out, std::size_t bytes, std::size_t reply) {
+  constexpr std::size_t kPadding = 64;  // the reply begins at a cache line
+  const std::size_t before = out.size();
+  out.extend(bytes + kPadding + reply);
+  out.revert(before);
+  return out.extend(bytes);
+}
 
 /// Cuts chunks into pieces of `widest` items at most.
 class BulkCutter {
@@ -59,7 +83,8 @@ class BulkMapJob final : public ErrorJob {
     if (in_place_) {
       out.put(reinterpret_cast<std::uint64_t>(from));
     } else {
-      out.write(from, piece.count * map_.item_bytes);
+      const std::size_t bytes = piece.count * map_.item_bytes;
+      carry(payload(out, bytes, reply_bytes(piece)), from, bytes, map_.size * map_.item_bytes);
     }
     return piece;
   }
@@ -122,7 +147,8 @@ class BulkIntoJob final : public ErrorJob {
     if (pulled) {
       out.put(reinterpret_cast<std::uint64_t>(results_ + piece.first * map_.result_bytes));
     } else {
-      out.write(from, piece.count * map_.item_bytes);
+      const std::size_t bytes = piece.count * map_.item_bytes;
+      carry(payload(out, bytes, reply_bytes(piece)), from, bytes, map_.size * map_.item_bytes);
     }
     return piece;
   }
@@ -133,11 +159,12 @@ class BulkIntoJob final : public ErrorJob {
   void deliver(const Piece& piece, wire::Reader& reply, const PieceReport&) override {
     if (reply.remaining() == 0) return;  // the worker has put the results where they belong
     const std::size_t size = piece.count * map_.result_bytes;
-    std::memcpy(results_ + piece.first * map_.result_bytes, reply.skip(size), size);
+    carry(results_ + piece.first * map_.result_bytes, reply.skip(size), size,
+          map_.size * map_.result_bytes);
   }
 
  private:
-  static constexpr std::uint64_t kPullEvery = 5;
+  static constexpr std::uint64_t kPullEvery = 9;
 
   BulkInto map_;
   const std::byte* items_;

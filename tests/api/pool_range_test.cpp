@@ -80,6 +80,26 @@ TEST_P(PoolRange, MapIntoWorksInPlaceOnSpansAndOtherTypes) {
   EXPECT_EQ(flags, (std::array{false, true, true}));
 }
 
+// Beyond the caches bytes take another way than within: both ends of it, whatever their alignment.
+TEST_F(PoolTest, MapIntoOfLargePrivateArraysFillsEveryElement) {
+  mp::Pool pool(2);
+  const std::size_t n = 1'500'007;
+  std::vector<double> in(n + 1);
+  std::vector<double> doubles(n + 1, -1);
+  std::vector<float> floats(n + 1, -1);
+  for (std::size_t i = 0; i <= n; ++i) in[i] = static_cast<double>(i);
+  const std::span<const double> from(in.data() + 1, n);
+  pool.map_into(kTwice, from, std::span(doubles.data() + 1, n));
+  pool.map_into([](double x) { return static_cast<float>(x); }, from,
+                std::span(floats.data() + 1, n), {.chunksize = 100'001});
+  for (std::size_t i = 1; i <= n; ++i) {
+    ASSERT_EQ(doubles[i], 2 * in[i]) << i;
+    ASSERT_EQ(floats[i], static_cast<float>(in[i])) << i;
+  }
+  EXPECT_EQ(doubles[0], -1);
+  EXPECT_EQ(floats[0], -1);
+}
+
 TEST_P(PoolRange, MapIntoOfTwoSizesIsValueError) {
   mp::Pool pool(workers());
   const std::vector<double> in(3);
