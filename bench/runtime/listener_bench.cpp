@@ -1,5 +1,7 @@
 // Connections over sockets: CPython calling millrace beside CPython calling CPython, over AF_UNIX
-// with a key; and authenticated calls a second, millrace's own beside CPython's own.
+// with a key; authenticated calls a second, millrace's own beside CPython's own; and two programs
+// of millrace's with a key beside a bare socket, on two cpus.
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,6 +12,7 @@
 #include <millrace/millrace.hpp>
 #include <string>
 
+#include "bench/runtime/peer_pair.hpp"
 #include "bench/shm/harness.hpp"
 
 namespace {
@@ -116,7 +119,60 @@ double seconds_of_calls(const mp::Connection& connection, const mp::connection::
 
 }  // namespace
 
+// This thread, and what it forks meanwhile, on one cpu.
+class Pinned {
+ public:
+  explicit Pinned(int index) {
+    ::sched_getaffinity(0, sizeof before_, &before_);
+    bench::pin(index);
+  }
+  Pinned(const Pinned&) = delete;
+  Pinned& operator=(const Pinned&) = delete;
+  ~Pinned() { ::sched_setaffinity(0, sizeof before_, &before_); }
+
+ private:
+  cpu_set_t before_{};
+};
+
+struct Pairs {
+  bench::OwnEnd own;
+  bench::BareEnd bare;
+};
+
+Pairs make_pairs() {
+  const Pinned those_who_answer(1);
+  return {bench::own_pair("AF_UNIX", mp::Bytes(kKey)), bench::bare_pair()};
+}
+
+double seconds_of(auto& end, const bench::Ask& ask) {
+  const Pinned who_asks(0);
+  return bench::ask_for(end, ask);
+}
+
+void add_peers(bench::Suite& suite, Pairs& pairs) {
+  using bench::Better;
+  constexpr int kEchoes = 2000;
+  constexpr int kBlocks = 200;
+  constexpr int kMiB = 1 << 20;
+  const auto add = [&](const std::string& name, const std::string& unit, const bench::Ask& ask,
+                       Better better) {
+    const double scale = better == Better::lower ? 1e6 / ask.count : 1.0 / ask.count;
+    const auto value = [=](double seconds) {
+      return better == Better::lower ? seconds * scale : 1 / (seconds * scale);
+    };
+    suite.measure(name, [&pairs, ask, value] { return value(seconds_of(pairs.own, ask)); });
+    suite.measure("socket " + name,
+                  [&pairs, ask, value] { return value(seconds_of(pairs.bare, ask)); });
+    suite.row({name + ", two programs with a key, to a bare socket", unit, name, "socket " + name,
+               1, better});
+  };
+  add("round trip 64 B", "us", {kEchoes, 64, true}, Better::lower);
+  add("round trip 1 MiB", "us", {kBlocks, kMiB, true}, Better::lower);
+  add("blocks 1 MiB", "MiB/s", {kBlocks, kMiB, false}, Better::higher);
+}
+
 int main(int argc, char** argv) {
+  Pairs pairs = make_pairs();
   const Server for_python;
   const Server for_us;
   Python listener("listen", "");
@@ -147,6 +203,7 @@ int main(int argc, char** argv) {
   suite.measure("CPython calls", [&] { return kCalls / theirs.run("accept", kCalls, 0); });
   suite.row({"authenticated calls, CPython's own", "calls/s", "calls", "CPython calls", 3,
              Better::higher});
+  add_peers(suite, pairs);
   const int status = suite.run(argc, argv);
   connection.send(mp::Tuple{"end", 0, 0});
   return status;

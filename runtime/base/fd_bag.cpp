@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -61,6 +62,14 @@ BagEnds open_ends(Bag& all) noexcept {
   return made;
 }
 
+// What a message held.
+struct Found {
+  Fd first;
+  Fd second;
+  [[nodiscard]] FdPair numbers() const noexcept { return {first.get(), second.get()}; }
+  [[nodiscard]] FdPair release() noexcept { return {first.release(), second.release()}; }
+};
+
 // The bag to this thread alone, among all processes.
 class InBag {
  public:
@@ -73,38 +82,40 @@ class InBag {
   ~InBag() { lock(F_UNLCK); }
 
   // False: not at this time.
-  [[nodiscard]] bool put(std::uint64_t number, int fd) const noexcept {
+  [[nodiscard]] bool put(std::uint64_t number, FdPair fds) const noexcept {
     iovec content{&number, sizeof number};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof fds)] = {};
+    const std::size_t bytes = fds.second < 0 ? sizeof fds.first : sizeof fds;
     msghdr message{};
     message.msg_iov = &content;
     message.msg_iovlen = 1;
     message.msg_control = control;
-    message.msg_controllen = sizeof control;
+    message.msg_controllen = CMSG_SPACE(bytes);
     cmsghdr* const head = CMSG_FIRSTHDR(&message);
     head->cmsg_level = SOL_SOCKET;
     head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(head), &fd, sizeof fd);
+    head->cmsg_len = CMSG_LEN(bytes);
+    std::memcpy(CMSG_DATA(head), &fds, bytes);
     return ::sendmsg(ends_.in, &message, MSG_NOSIGNAL) == sizeof number;
   }
 
   // The next message; number 0: there is none.
-  std::uint64_t next(Fd& fd) const noexcept {
+  std::uint64_t next(Found& found) const noexcept {
     std::uint64_t number = 0;
+    FdPair got;
     iovec content{&number, sizeof number};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof got)] = {};
     msghdr message{};
     message.msg_iov = &content;
     message.msg_iovlen = 1;
     message.msg_control = control;
     message.msg_controllen = sizeof control;
     if (::recvmsg(ends_.out, &message, MSG_CMSG_CLOEXEC) != sizeof number) return 0;
-    int got = -1;
     if (const cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr) {
-      std::memcpy(&got, CMSG_DATA(head), sizeof got);
+      std::memcpy(&got, CMSG_DATA(head), std::min(head->cmsg_len - CMSG_LEN(0), sizeof got));
     }
-    fd.reset(got);
+    found.first.reset(got.first);
+    found.second.reset(got.second);
     return number;
   }
 
@@ -117,26 +128,30 @@ class InBag {
   }
 
   // Looks at every message once; the wanted one stays if `stays`.
-  Fd find(std::uint64_t wanted, bool stays) const {
-    const int spare = ::fcntl(ends_.out, F_DUPFD_CLOEXEC, kLowestFd);  // one to receive with
-    if (spare < 0) refuse(errno, "a descriptor that has arrived");
-    ::close(spare);
+  Found find(std::uint64_t wanted, bool stays) const {
+    need_spare_fds();
     std::uint64_t first = 0;
     for (;;) {
-      Fd fd;
-      const std::uint64_t number = next(fd);
+      Found found;
+      const std::uint64_t number = next(found);
       if (number == wanted) {
-        if (stays) (void)put(number, fd.get());
-        return fd;
+        if (stays) (void)put(number, found.numbers());
+        return found;
       }
       if (number == 0) return {};
-      (void)put(number, fd.get());
+      (void)put(number, found.numbers());
       if (number == first) return {};
       if (first == 0) first = number;
     }
   }
 
  private:
+  // The kernel drops what it cannot give a number.
+  void need_spare_fds() const {
+    const Fd one(::fcntl(ends_.out, F_DUPFD_CLOEXEC, kLowestFd));
+    const Fd other(one.get() < 0 ? -1 : ::fcntl(ends_.out, F_DUPFD_CLOEXEC, kLowestFd));
+    if (other.get() < 0) refuse(errno, "a descriptor that has arrived");
+  }
   static void lock(short type) noexcept {
     struct flock range {};
     range.l_type = type;
@@ -151,31 +166,36 @@ class InBag {
   BagEnds ends_;
 };
 
-int look_for(std::uint64_t number, bool stays) {
-  Fd fd = InBag().find(number, stays);
-  if (fd.get() < 0) refuse(ENOENT, "a descriptor was lost on its way");
-  return fd.release();
+FdPair look_for(std::uint64_t number, bool stays) {
+  Found found = InBag().find(number, stays);
+  if (found.first.get() < 0) refuse(ENOENT, "a descriptor was lost on its way");
+  return found.release();
 }
 
 }  // namespace
 
-std::uint64_t deposit_fd(int fd) {
+std::uint64_t deposit_fds(FdPair fds) {
   static std::atomic<std::uint64_t> count{0};
-  if (fd < 0 || ::fcntl(fd, F_GETFD) < 0) refuse(EBADF, "a descriptor that is to travel");
+  if (fds.first < 0 || ::fcntl(fds.first, F_GETFD) < 0)
+    refuse(EBADF, "a descriptor that is to travel");
   // relaxed: a number; forked children count on under ids of their own
   const std::uint64_t number =
       std::uint64_t{shm::self()} << 38U | (count.fetch_add(1, std::memory_order_relaxed) + 1);
   const shm::Arena& made_outside_the_lock = shm::Arena::instance();
   (void)made_outside_the_lock;
-  if (!InBag().put(number, fd)) {
+  if (!InBag().put(number, fds)) {
     refuse(errno == EAGAIN ? ETOOMANYREFS : errno, "too many descriptors are on their way");
   }
   return number;
 }
 
-int fetch_fd(std::uint64_t number) { return look_for(number, true); }
+std::uint64_t deposit_fd(int fd) { return deposit_fds({fd, -1}); }
 
-int withdraw_fd(std::uint64_t number) { return look_for(number, false); }
+FdPair fetch_fds(std::uint64_t number) { return look_for(number, true); }
+
+int fetch_fd(std::uint64_t number) { return look_for(number, true).first; }
+
+int withdraw_fd(std::uint64_t number) { return look_for(number, false).first; }
 
 void discard_fd(std::uint64_t number) noexcept {
   try {

@@ -24,7 +24,15 @@ std::uint64_t deposit_fd(int fd);
 int fetch_fd(std::uint64_t number);
 /// Takes it out of the bag. As fetch_fd().
 int withdraw_fd(std::uint64_t number);
-/// Throws it away.
+/// Two under one number; the second may be -1, and is then.
+struct FdPair {
+  int first = -1;
+  int second = -1;
+};
+/// As deposit_fd() and fetch_fd().
+std::uint64_t deposit_fds(FdPair fds);
+FdPair fetch_fds(std::uint64_t number);
+/// Throws it, or both, away.
 void discard_fd(std::uint64_t number) noexcept;
 
 /// The bag's two descriptors, for children that are executed.

@@ -179,7 +179,7 @@ void Acceptor::take_arrivals(Local& here) {
       who = address_of(from);
     }
     if (!rules_.key) {
-      here.known.push_back({std::move(socket), std::move(who)});
+      here.known.push_back({std::move(socket), std::move(who), {}});
       return;
     }
     admit(here, std::move(socket), std::move(who));
@@ -230,7 +230,8 @@ void Acceptor::step(Local& here, Peers::iterator peer) {
       return;
     case Handshake::State::done:
       watch(here.epoll, EPOLL_CTL_DEL, fd, 0);
-      here.known.push_back({peer->handshake.release(), std::move(peer->from)});
+      here.known.push_back(
+          {peer->handshake.release(), std::move(peer->from), peer->handshake.release_memory()});
       here.by_fd.erase(fd);
       here.peers.erase(peer);
       return;

@@ -41,7 +41,8 @@ namespace millrace::runtime {
 /// A peer that may be talked to.
 struct Accepted {
   Descriptor socket;
-  connection::Address from;  ///< empty for AF_UNIX
+  connection::Address from{};  ///< empty for AF_UNIX
+  Descriptor memory{};         ///< shared with it; none with most
 };
 
 /// Any thread may call anything.

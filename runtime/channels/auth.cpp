@@ -15,9 +15,11 @@ namespace millrace::runtime {
 namespace {
 
 constexpr std::string_view kChallenge = "#CHALLENGE#";
+constexpr std::string_view kSha256 = "{sha256}";
 constexpr std::size_t kNonce = 40;
-constexpr std::size_t kLegacyNonce = 20;     // of CPython before 3.12
-constexpr std::size_t kLegacyResponse = 16;  // an HMAC-MD5 without the digest's name
+constexpr std::string_view kMark = "\x9cmrpeer\x01";  // 32 random bytes follow
+constexpr std::size_t kLegacyNonce = 20;              // of CPython before 3.12
+constexpr std::size_t kLegacyResponse = 16;           // an HMAC-MD5 without the digest's name
 
 struct Digest {
   std::string_view name;  // on the wire
@@ -80,16 +82,24 @@ std::optional<AuthKey> auth_key(const std::optional<Bytes>& bytes, bool legacy_m
   return AuthKey{std::string(bytes->view()), legacy_md5};
 }
 
-std::string make_challenge() {
+std::string make_challenge(Mark mark) {
   std::string challenge(kChallenge);
-  challenge += "{sha256}";
+  challenge += kSha256;
   const std::size_t head = challenge.size();
   challenge.resize(head + kNonce);
   // Up to 256 bytes come whole or not at all.
   while (::getrandom(challenge.data() + head, kNonce, 0) != static_cast<ssize_t>(kNonce)) {
     if (errno != EINTR) throw std::system_error(errno, std::generic_category(), "getrandom");
   }
+  if (mark == Mark::ours) challenge.replace(head, kMark.size(), kMark);
   return challenge;
+}
+
+bool is_marked(std::string_view challenge) noexcept {
+  constexpr std::size_t kHead = kChallenge.size() + kSha256.size();
+  return challenge.size() == kHead + kNonce && challenge.starts_with(kChallenge) &&
+         challenge.substr(kChallenge.size(), kSha256.size()) == kSha256 &&
+         challenge.substr(kHead, kMark.size()) == kMark;
 }
 
 std::string why_refused(std::string_view challenge, std::string_view response, const AuthKey& key) {
@@ -149,7 +159,7 @@ AuthExchange::AuthExchange(Side side, const AuthKey& key)
 
 std::string AuthExchange::first() {
   if (side_ == Side::connecting) return {};
-  challenge_ = make_challenge();
+  challenge_ = make_challenge(Mark::ours);
   return challenge_;
 }
 
@@ -176,7 +186,8 @@ AuthExchange::Step AuthExchange::take_challenge(std::string_view frame) {
   try {
     Step step{{response_to(frame, key_), {}}, false, {}};
     wanted_ = Wanted::verdict;
-    if (side_ == Side::connecting) step.frames[1] = challenge_ = make_challenge();
+    marked_ = is_marked(frame);
+    if (side_ == Side::connecting) step.frames[1] = challenge_ = make_challenge(Mark::ours);
     return step;
   } catch (const AuthenticationError& error) {
     return {{}, false, error.what()};

@@ -12,6 +12,9 @@
 // other, and a round trip is saved. A challenge is never used twice. The digest is the challenger's
 // choice: ours is sha256, though the 16 bytes of HMAC-MD5, which CPython before 3.12 answers with
 // whatever it is sent, are taken too unless the user forbids it.
+//
+// Two of this library's find the mark in each other's challenge. Then the connecting side sends one
+// frame more, right behind its #WELCOME#: memory for both (peer_memory.hpp), or that it has none.
 #pragma once
 
 #include <cstddef>
@@ -36,8 +39,13 @@ struct AuthKey {
 /// The key of a Listener or Client; none without one. Throws ValueError for an empty one.
 std::optional<AuthKey> auth_key(const std::optional<Bytes>& bytes, bool legacy_md5);
 
+/// Whether a challenge says that it is this library's: its random bytes begin with a mark, which is
+/// nothing to anybody else. The rest are as many as before the digest's strength.
+enum class Mark { none, ours };
 /// A new challenge. Throws std::system_error when the kernel has no random bytes.
-std::string make_challenge();
+std::string make_challenge(Mark mark = Mark::none);
+/// True when a challenge has the mark. Who fakes it gets what any peer with the key gets.
+bool is_marked(std::string_view challenge) noexcept;
 /// Why `response` is no proof of the key for `challenge`; empty if it is one. Takes the same time
 /// wherever they differ.
 std::string why_refused(std::string_view challenge, std::string_view response, const AuthKey& key);
@@ -63,6 +71,8 @@ class AuthExchange {
     std::string failure{};  ///< why the peer is refused or refuses us, once the frames are sent
   };
   Step take(std::string_view frame);
+  /// The peer is of this library: its challenge had the mark, as ours has.
+  [[nodiscard]] bool marked() const noexcept { return marked_; }
 
  private:
   enum class Wanted { challenge, verdict, response };
@@ -74,6 +84,7 @@ class AuthExchange {
   const AuthKey& key_;
   Side side_;
   Wanted wanted_;
+  bool marked_ = false;    // the peer's challenge
   std::string challenge_;  // our own
 };
 

@@ -23,15 +23,15 @@ std::string about(const Handshake& handshake, const Address& address) {
 }
 
 // Until both have proved their key.
-Descriptor authenticate(Descriptor socket, const AuthKey& key, const Timeout& timeout,
-                        const Address& address) {
+SocketParts authenticate(Descriptor socket, const AuthKey& key, const Timeout& timeout,
+                         const Address& address) {
   const shm::BlockingCall call;
   Handshake handshake(std::move(socket), AuthExchange::Side::connecting, key, timeout.deadline());
   for (;;) {
     pollfd event{handshake.fd(), POLLIN, 0};
     switch (handshake.advance()) {
       case Handshake::State::done:
-        return handshake.release();
+        return {handshake.release(), handshake.release_memory(), AuthExchange::Side::connecting};
       case Handshake::State::refused:
         throw AuthenticationError(about(handshake, address));
       case Handshake::State::lost:
@@ -61,10 +61,9 @@ Connection Client(const Address& address, const ClientOptions& options) {
   const std::optional<runtime::AuthKey> key =
       runtime::auth_key(options.authkey, options.legacy_md5);
   runtime::Descriptor socket = runtime::connect_to(address, options.family);
-  if (key) {
-    socket = runtime::authenticate(std::move(socket), *key, options.handshake_timeout, address);
-  }
-  return runtime::socket_connection(std::move(socket));
+  if (!key) return runtime::socket_connection({std::move(socket), {}, {}});
+  return runtime::socket_connection(
+      runtime::authenticate(std::move(socket), *key, options.handshake_timeout, address));
 }
 
 void deliver_challenge(const Connection& connection, const Bytes& authkey) {

@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <utility>
 
+#include "runtime/channels/peer_memory.hpp"
+
 namespace millrace::runtime {
 
 Handshake::Handshake(Descriptor socket, AuthExchange::Side side, const AuthKey& key,
                      Timeout::Clock::time_point deadline)
-    : socket_(std::move(socket)), exchange_(side, key), deadline_(deadline) {
+    : socket_(std::move(socket)), exchange_(side, key), side_(side), deadline_(deadline) {
   const std::string first = exchange_.first();
   if (!first.empty()) queue(first);
 }
@@ -77,15 +79,33 @@ bool Handshake::receive() {
 }
 
 void Handshake::take() {
-  AuthExchange::Step step =
-      exchange_.take({reinterpret_cast<const char*>(in_.data()) + kHeader, got_ - kHeader});
+  const std::string_view frame(reinterpret_cast<const char*>(in_.data()) + kHeader, got_ - kHeader);
   got_ = 0;
-  for (const std::string& frame : step.frames) {
-    if (!frame.empty()) queue(frame);
+  if (offer_is_due_) {
+    memory_ = accept_memory(frame);
+    finished_ = true;
+    return;
+  }
+  AuthExchange::Step step = exchange_.take(frame);
+  for (const std::string& each : step.frames) {
+    if (!each.empty()) queue(each);
   }
   finished_ = step.done;
   refused_ = !step.failure.empty();
   reason_ = std::move(step.failure);
+  if (finished_ && exchange_.marked()) share();
+}
+
+// The peer has the key, and is of this library.
+void Handshake::share() {
+  if (side_ == AuthExchange::Side::accepting) {
+    offer_is_due_ = true;
+    finished_ = false;
+    return;
+  }
+  OfferedMemory offered = offer_memory();
+  memory_ = std::move(offered.memory);
+  queue(offered.frame);
 }
 
 // A peer that has closed the connection may not have read all that it was sent: a reset.

@@ -4,7 +4,8 @@
 // Invariants
 // 1. Exactly the bytes of the handshake's frames are read: what the peer sends next stays in the
 //    socket, for the Connection.
-// 2. A peer costs one descriptor and about 600 bytes until it is known.
+// 2. A peer costs one descriptor and about 600 bytes until it is known. Memory is made, or opened,
+//    for a peer that has proved its key.
 #pragma once
 
 #include <array>
@@ -44,6 +45,8 @@ class Handshake {
   [[nodiscard]] int error() const noexcept { return error_; }
   /// The socket of a peer that is known.
   [[nodiscard]] Descriptor release() noexcept { return std::move(socket_); }
+  /// The memory that is shared with it; none with most.
+  [[nodiscard]] Descriptor release_memory() noexcept { return std::move(memory_); }
 
  private:
   static constexpr std::size_t kHeader = 4;
@@ -52,15 +55,19 @@ class Handshake {
   bool flush();    // false: no room
   bool receive();  // false: no whole frame yet
   void take();
+  void share();
   void lose_by(int error);
   void lose(int error, std::string why);
 
   Descriptor socket_;
+  Descriptor memory_;
   AuthExchange exchange_;
+  const AuthExchange::Side side_;
   Timeout::Clock::time_point deadline_;
   std::string out_;
   std::array<unsigned char, kHeader + kAuthFrame> in_{};
   std::size_t got_ = 0;
+  bool offer_is_due_ = false;  // the peer's next frame offers memory
   bool finished_ = false;
   bool refused_ = false;
   bool lost_ = false;

@@ -26,7 +26,9 @@ Listener& Listener::operator=(Listener&& other) noexcept = default;
 Listener::~Listener() = default;
 
 Connection Listener::accept(Timeout timeout) const {
-  return runtime::socket_connection(acceptor_->accept(timeout).socket);
+  runtime::Accepted peer = acceptor_->accept(timeout);
+  return runtime::socket_connection(
+      {std::move(peer.socket), std::move(peer.memory), runtime::AuthExchange::Side::accepting});
 }
 
 void Listener::close() const noexcept { acceptor_->close(); }

@@ -4,6 +4,11 @@
 // many bytes. Nothing is read ahead: what is not taken stays in the socket, so that its descriptor
 // is readable exactly while there is something to receive.
 //
+// Between two authenticated peers of one host the bytes of a long message go through memory that
+// both have mapped (peer_memory.hpp), and only where they are through the socket. The head of such
+// a message is in the socket like any other's, so order, readiness, waiting, closing and the peer's
+// end are the socket's throughout (socket_calls.hpp has the format).
+//
 // Invariants
 // 1. Of all threads and processes that share the end, one sends and one receives at a time: each
 //    direction has a lock in shared memory, held for a whole message.
@@ -17,7 +22,10 @@
 // `inside` (2). Sent by the dead, half a message reaches the peer as end of file inside a message.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -26,8 +34,11 @@
 #include <span>
 
 #include "runtime/base/descriptor.hpp"
+#include "runtime/channels/auth.hpp"
 #include "runtime/channels/close_bell.hpp"
 #include "runtime/channels/connection_end.hpp"
+#include "runtime/channels/peer_memory.hpp"
+#include "shm/parking.hpp"
 #include "shm/shared_lock.hpp"
 
 namespace millrace::runtime {
@@ -35,7 +46,8 @@ namespace millrace::runtime {
 /// One direction of a socket, for all processes that share it. Zero-filled memory is a new one.
 struct SocketTurn {
   shm::SharedLock lock;
-  std::atomic<std::uint32_t> inside{0};  // by the lock's holder
+  std::atomic<std::uint32_t> inside{0};    // by the lock's holder
+  std::atomic<std::uint64_t> position{0};  // in the lane; by the lock's holder
 };
 
 /// A socket's Connection in shared memory.
@@ -43,12 +55,39 @@ struct SocketObject {
   ConnectionObject connection;
   SocketTurn sending;
   SocketTurn receiving;
+  AuthExchange::Side side;  // which lane is whose
+};
+
+/// Whether it pays to wait awake for the peer: while that is answered, and now and then to see.
+class Patience {
+ public:
+  /// True when `ready()` is, at once or within kTime.
+  template <class Ready>
+  bool wait(Ready&& ready) {
+    if (ready()) return true;
+    if (!may_spin()) return false;
+    const bool came = shm::spin_until(ready, kTime);
+    misses_ = came ? 0 : misses_ + 1;
+    return came;
+  }
+
+ private:
+  static constexpr unsigned kMisses = 2;  // in a row, until it is tried seldom
+  static constexpr unsigned kSeldom = 16;
+  // About what it costs to be woken, and to copy a piece.
+  static constexpr auto kTime = std::chrono::microseconds(50);
+
+  bool may_spin() noexcept;
+
+  unsigned misses_ = 0;
+  unsigned skipped_ = 0;
 };
 
 class SocketEnd final : public ConnectionEnd {
  public:
-  /// Owns a connected stream socket. `object`: a SocketObject.
-  SocketEnd(Descriptor socket, shm::ObjectRef object) noexcept;
+  /// Owns a connected stream socket, and the memory shared with its peer or none. `object`: a
+  /// SocketObject.
+  SocketEnd(Descriptor socket, Descriptor memory, shm::ObjectRef object) noexcept;
   ~SocketEnd() override { close(); }
 
   [[nodiscard]] bool python_wire() const noexcept override { return true; }
@@ -69,14 +108,30 @@ class SocketEnd final : public ConnectionEnd {
   class Use;
   class Turn;
   class Pause;
+  class Content;
+  using Side = AuthExchange::Side;
+
+  /// What the head of a message says.
+  struct Incoming {
+    std::size_t size;
+    bool in_pieces;
+  };
 
   [[nodiscard]] SocketObject& shared() const noexcept;
   void let_go() noexcept;
-  std::size_t receive_length(Turn& turn, Pause& pause, std::size_t maxlength);
+  [[nodiscard]] bool has_lane() noexcept;
+  void send_pieces(Turn& turn, Pause& pause, Content& content);
+  void send_all(Turn& turn, Pause& pause, std::span<iovec> left, bool begun);
+  Incoming receive_length(Turn& turn, Pause& pause, std::size_t maxlength);
+  void receive_content(Turn& turn, Pause& pause, const Incoming& message,
+                       std::span<std::byte> room);
+  void receive_pieces(Turn& turn, Pause& pause, std::span<std::byte> room);
+  bool await_peer() noexcept;
   void receive_all(Turn& turn, Pause& pause, std::span<std::byte> room);
   std::size_t receive_frame(FrameBuffer& frame, std::span<std::byte> room, std::size_t maxlength);
 
   Descriptor socket_;
+  Descriptor memory_;
   const shm::ObjectRef object_;
   // {pid:32, calls under way:31, closing:1}. Whoever is the last to leave closes the socket. A
   // forked child counts anew.
@@ -84,9 +139,19 @@ class SocketEnd final : public ConnectionEnd {
   // Kept from one wait to the next, each by who has the turn; both go with the socket.
   std::shared_ptr<const CloseBell> send_bell_;
   std::shared_ptr<const CloseBell> receive_bell_;
+  // Each by who has the turn.
+  PeerLane send_lane_;
+  PeerLane receive_lane_;
+  Patience send_patience_;
+  Patience receive_patience_;
 };
 
-/// The Connection over a connected socket.
-Connection socket_connection(Descriptor socket);
+/// What a Connection over a socket is made of.
+struct SocketParts {
+  Descriptor socket;    ///< connected
+  Descriptor memory{};  ///< shared with the peer, or none
+  AuthExchange::Side side{};
+};
+Connection socket_connection(SocketParts parts);
 
 }  // namespace millrace::runtime

@@ -15,25 +15,28 @@ namespace millrace::runtime {
 const EndOps& SocketEnd::ops() noexcept {
   static constexpr EndOps kOps{
       [](const ConnectionObject& object, std::uint64_t kept) -> std::unique_ptr<ConnectionEnd> {
-        Descriptor socket(fetch_fd(kept));
-        return std::make_unique<SocketEnd>(std::move(socket),
+        const FdPair fds = fetch_fds(kept);
+        return std::make_unique<SocketEnd>(Descriptor(fds.first), Descriptor(fds.second),
                                            shm::ObjectRef(reinterpret_cast<std::uint64_t>(&object),
                                                           shm::object_type<Connection>(), false));
       },
       [](const ConnectionObject&, std::uint64_t kept) {
-        const Descriptor socket(fetch_fd(kept));
-        return deposit_fd(socket.get());
+        const FdPair fds = fetch_fds(kept);
+        const Descriptor socket(fds.first);
+        const Descriptor memory(fds.second);
+        return deposit_fds(fds);
       },
       [](const ConnectionObject&, std::uint64_t kept) noexcept { discard_fd(kept); }};
   return kOps;
 }
 
-Connection socket_connection(Descriptor socket) {
+Connection socket_connection(SocketParts parts) {
   shm::ObjectRef object(
       shm::ObjectRequest{sizeof(SocketObject), shm::object_type<Connection>(), 0, {}, 0});
   auto& made = *::new (object.payload()) SocketObject{};
   made.connection = {0, EndKind::socket, 0, true, true};
-  auto end = std::make_unique<SocketEnd>(std::move(socket), object);
+  made.side = parts.side;
+  auto end = std::make_unique<SocketEnd>(std::move(parts.socket), std::move(parts.memory), object);
   return make_connection(std::move(end), std::move(object));
 }
 

