@@ -229,7 +229,7 @@ void Server::look_at(int& connection) {
 // 0 when the process is watched, else an errno.
 int Server::watch_client(shm::ProcessId id, pid_t pid) {
   if (std::ranges::any_of(clients_, [id](const Client& known) { return known.id == id; })) return 0;
-  if (pid <= 1) return ESRCH;
+  if (pid <= 0) return ESRCH;
   const int fd = open_pidfd(pid);
   if (fd < 0) return errno;
   // Asked afterwards: the descriptor is that process's.
