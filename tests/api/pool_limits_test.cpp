@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <millrace/arena.hpp>
 #include <millrace/errors.hpp>
+#include <millrace/logging.hpp>
 #include <millrace/pool.hpp>
 #include <string>
 #include <system_error>
@@ -145,6 +146,55 @@ TEST(PoolLimits, NoSharedMemoryFilesystem) {
   });
   EXPECT_EQ(program.out, "ok") << program.err;
   EXPECT_EQ(program.exitcode, 0);
+}
+
+/// A file on a disk of 64 KiB that nobody else sees.
+std::string file_on_a_small_disk(const char* name) {
+  const bool own = ::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0;
+  if (!own || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      ::mount("none", "/mnt", "tmpfs", 0, "size=64k") != 0) {
+    std::abort();
+  }
+  return std::string("/mnt/") + name;
+}
+
+// The call fails with the file's name, and the pool goes on.
+TEST(PoolLimits, AFullDiskUnderAJoblog) {
+  const auto program = run_program([] {
+    report([] {
+      const std::string path = file_on_a_small_disk("joblog");
+      mp::Pool pool(2);
+      const auto long_text = [](int x) {
+        return std::string(4000, static_cast<char>('a' + x % 26));
+      };
+      const std::vector<int> items(100, 1);
+      try {
+        (void)pool.map(long_text, items, {.chunksize = 1, .joblog = path});
+      } catch (const std::system_error& error) {
+        if (pool.map(long_text, items).size() != items.size()) std::abort();
+        throw;
+      }
+    });
+  });
+  EXPECT_TRUE(contains(program.out, "system error 28: write joblog /mnt/joblog")) << program.out;
+  EXPECT_EQ(program.exitcode, 0) << program.err;
+}
+
+// The pool has ended when the file is written: the log tells.
+TEST(PoolLimits, AFullDiskUnderATrace) {
+  const auto program = run_program([] {
+    report([] {
+      (void)mp::log_to_stderr();
+      mp::Pool pool({.processes = 2, .trace = file_on_a_small_disk("run.json")});
+      const std::vector<int> items(2000, 1);
+      (void)pool.map(square, items, {.chunksize = 1});
+      pool.close();
+      pool.join();
+    });
+  });
+  EXPECT_EQ(program.out, "ok");
+  EXPECT_TRUE(contains(program.err, "trace file /mnt/run.json: No space left")) << program.err;
+  EXPECT_EQ(program.exitcode, 0) << program.err;
 }
 
 TEST(PoolLimits, BindingThatIsNonsense) {
