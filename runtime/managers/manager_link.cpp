@@ -103,7 +103,9 @@ struct ForkedLinks {
     }
     links_mutex().unlock();
     for (const Channel& channel : parents) {
-      if (channel != nullptr) channel->close();
+      if (channel == nullptr) continue;
+      channel->close();
+      channel->forget_line();
     }
     if (!g_thread_ended) g_channels.by_link.clear();
   }
@@ -162,22 +164,46 @@ ManagerReply ManagerChannel::exchange(const Object& request, ManagerLink* link) 
   wire::Writer out;
   put_frame(out, request, own);
   broken_ = true;
-  try {
-    connection_.send_bytes(std::string_view(reinterpret_cast<const char*>(out.data()), out.size()));
-  } catch (...) {
-    out.revert(0);
-    throw;
+  line_.watch();
+  if (!line_.offer({out.data(), out.size()})) {
+    try {
+      connection_.send_bytes(
+          std::string_view(reinterpret_cast<const char*>(out.data()), out.size()));
+    } catch (...) {
+      out.revert(0);
+      throw;
+    }
   }
   out.clear();  // what it refers to belongs to the message
-  const Bytes frame = connection_.recv_bytes();
+  Bytes far;
+  const std::span<const std::byte> frame = receive(far);
   broken_ = false;
   const Replying replying(link);
-  const Object reply = value_of_frame({frame.data(), frame.size()}, own);
+  const Object reply = value_of_frame(frame, own);
   if (!is_sequence(reply) || to_items(reply).size() != 2 || !is_text(to_items(reply)[0])) {
     throw TypeError("a manager's reply is a pair, not " + reply.type_name());
   }
   const auto parts = to_items(reply);
   return {parts[0].as<std::string>(), parts[1]};
+}
+
+// Through the line, or into `far`.
+std::span<const std::byte> ManagerChannel::receive(Bytes& far) {
+  if (line_.look(line_.advised()) && line_.take(taken_)) return taken_;
+  far = connection_.recv_bytes();
+  return {far.data(), far.size()};
+}
+
+void ManagerChannel::open_line() {
+  ManagerLine line = ManagerLine::make();
+  const std::uint64_t departed = line.depart();
+  try {
+    returned(exchange(request_of({}, "open_line", {Object(departed)})));
+  } catch (...) {
+    if (!broken_) ManagerLine::drop(departed);  // the server has refused it
+    throw;
+  }
+  line_ = std::move(line);
 }
 
 ManagerLink::ManagerLink(Target target)
@@ -237,6 +263,7 @@ Channel ManagerLink::open(std::uint64_t client, std::uint64_t parent) {
   } else {
     const bool ours = proves_program(*proof, "server", ends);
     channel->peer(ours ? ManagerChannel::Peer::own_program : ManagerChannel::Peer::millrace);
+    if (ours) channel->open_line();
   }
   return channel;
 }

@@ -3,7 +3,8 @@
 // Each thread has a connection of its own for calls of methods, as in CPython, so that one that
 // waits keeps nobody waiting and RLocks belong to threads; one more, the session, belongs to the
 // process and counts its references. A server of CPython's knows no sessions: each of its functions
-// gets a connection, and references of a process that is killed stay.
+// gets a connection, and references of a process that is killed stay. Connections to a server of
+// this program have a line (manager_line.hpp).
 //
 // fork(): the child is a client of its own that begins with the parent's references. The parent
 // asks for that before it forks, over a connection that only the child keeps: should either die at
@@ -19,10 +20,13 @@
 #include <millrace/object.hpp>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
+
+#include "runtime/managers/manager_line.hpp"
 
 namespace millrace::runtime {
 
@@ -52,6 +56,10 @@ class ManagerChannel {
   /// leaves it broken.
   /// `link`: whose server it is, for proxies in the reply.
   ManagerReply exchange(const Object& request, ManagerLink* link = nullptr);
+  /// Lets frames go through shared memory; of a server of this program.
+  void open_line();
+  /// In a forked child, of the parent's.
+  void forget_line() noexcept { line_ = {}; }
   [[nodiscard]] bool broken() const noexcept { return broken_; }
   void close() const noexcept { connection_.close(); }
   [[nodiscard]] int fileno() const { return connection_.fileno(); }
@@ -61,7 +69,11 @@ class ManagerChannel {
   std::mutex mutex;  // of a session, which threads share
 
  private:
+  std::span<const std::byte> receive(Bytes& far);
+
   Connection connection_;
+  ManagerLine line_;
+  std::vector<std::byte> taken_;  // what came through the line
   Peer peer_ = Peer::unknown;
   bool broken_ = false;
 };

@@ -17,6 +17,24 @@ void put_log(const std::string& text) { get_logger().info(text); }
 
 std::string text_of(const std::exception& error) { return error.what(); }
 
+// relaxed throughout: a number that nothing depends on
+struct Awake {
+  explicit Awake(std::atomic<unsigned>& number) : count(number) {
+    count.fetch_add(1, std::memory_order_relaxed);
+  }
+  Awake(const Awake&) = delete;
+  ~Awake() { count.fetch_sub(1, std::memory_order_relaxed); }
+  std::atomic<unsigned>& count;
+};
+struct Asleep {
+  explicit Asleep(std::atomic<unsigned>& number) : count(number) {
+    count.fetch_sub(1, std::memory_order_relaxed);
+  }
+  Asleep(const Asleep&) = delete;
+  ~Asleep() { count.fetch_add(1, std::memory_order_relaxed); }
+  std::atomic<unsigned>& count;
+};
+
 }  // namespace
 
 ManagerService::ManagerService(ManagerTypes types, const connection::ListenerOptions& options)
@@ -84,11 +102,15 @@ void ManagerService::converse(const Connection& connection) {
   }
   {
     std::uint64_t key = 0;
+    const Awake awake(awake_);
     std::shared_ptr<ManagerSession> session;
     try {
       const int socket = connection.fileno();
-      session = std::make_shared<ManagerSession>(
-          server_, [this, &key](bool on) { watch_.listen(key, on); }, ends_seen_by_server(socket));
+      const auto watch = [this, &key](bool on) {
+        awake_.fetch_add(on ? -1U : 1U, std::memory_order_relaxed);  // a guess
+        watch_.listen(key, on);
+      };
+      session = std::make_shared<ManagerSession>(server_, watch, ends_seen_by_server(socket));
       key = watch_.add(session, socket);
       talk(*session, connection);
     } catch (const CallerGone&) {
@@ -108,22 +130,57 @@ void ManagerService::converse(const Connection& connection) {
 }
 
 void ManagerService::talk(ManagerSession& session, const Connection& connection) {
+  wire::Writer reply;
+  Bytes far;
   for (auto next = ManagerSession::Next::go_on; next == ManagerSession::Next::go_on;) {
-    const Bytes request = connection.recv_bytes();
-    wire::Writer reply;
-    next = session.serve({request.data(), request.size()}, reply);
-    const std::string_view bytes(reinterpret_cast<const char*>(reply.data()), reply.size());
+    std::span<const std::byte> request;
     try {
-      connection.send_bytes(bytes);
+      request = next_request(session, connection, far);
     } catch (...) {
-      session.not_sent();
-      reply.revert(0);
+      // A server that ends has closed the socket itself: the client may still take its reply.
+      if (!server_.stopping() && session.line().reclaim()) {
+        session.not_sent();
+        reply.revert(0);
+      }
       throw;
     }
-    session.sent();
-    if (session.reply_twice()) connection.send_bytes(bytes);
-    reply.clear();  // what it refers to belongs to the message
+    session.sent();  // who asks again has taken the last reply
+    reply.clear();   // what it refers to belongs to the message
+    next = session.serve(request, reply);
+    answer(session, connection, reply);
   }
+}
+
+// Through the line, or into `far`.
+std::span<const std::byte> ManagerService::next_request(ManagerSession& session,
+                                                        const Connection& connection, Bytes& far) {
+  if (session.line().look(may_spin())) return session.line().frame();
+  const Asleep asleep(awake_);
+  far = connection.recv_bytes();
+  return {far.data(), far.size()};
+}
+
+void ManagerService::answer(ManagerSession& session, const Connection& connection,
+                            wire::Writer& reply) {
+  ManagerLine& line = session.line();
+  line.advise(may_spin());
+  line.watch();
+  if (line.offer({reply.data(), reply.size()})) return;
+  const std::string_view bytes(reinterpret_cast<const char*>(reply.data()), reply.size());
+  try {
+    connection.send_bytes(bytes);
+  } catch (...) {
+    session.not_sent();
+    reply.revert(0);
+    throw;
+  }
+  session.sent();
+  if (session.reply_twice()) connection.send_bytes(bytes);
+}
+
+// A client and its thread each want a cpu.
+bool ManagerService::may_spin() const noexcept {
+  return 2 * awake_.load(std::memory_order_relaxed) <= cpus_;  // a guess
 }
 
 }  // namespace millrace::runtime

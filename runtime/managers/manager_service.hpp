@@ -2,11 +2,14 @@
 // as CPython's protocol wants it, and notices when a client whose call waits is gone.
 #pragma once
 
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <millrace/listener.hpp>
 #include <millrace/managers.hpp>
 #include <mutex>
+#include <span>
 #include <unordered_map>
 
 #include "runtime/base/descriptor.hpp"
@@ -73,7 +76,11 @@ class ManagerService {
  private:
   void accept();
   void converse(const Connection& connection);
-  static void talk(ManagerSession& session, const Connection& connection);
+  void talk(ManagerSession& session, const Connection& connection);
+  std::span<const std::byte> next_request(ManagerSession& session, const Connection& connection,
+                                          Bytes& far);
+  void answer(ManagerSession& session, const Connection& connection, wire::Writer& reply);
+  [[nodiscard]] bool may_spin() const noexcept;
 
   ManagerServer server_;
   ManagerWatch watch_;
@@ -82,6 +89,9 @@ class ManagerService {
   std::unordered_map<std::uint64_t, Connection> open_;  // with the monitor's lock
   std::uint64_t last_ = 0;
   std::size_t threads_ = 0;
+
+  const unsigned cpus_ = usable_cpus();
+  std::atomic<unsigned> awake_{0};  // threads that serve and do not sleep: a guess
 };
 
 }  // namespace millrace::runtime

@@ -51,7 +51,8 @@ Object error_of(const std::exception_ptr& error) {
 
 constexpr const char* kFunctions[] = {"shutdown",    "create",     "accept_connection",
                                       "get_methods", "debug_info", "number_of_objects",
-                                      "dummy",       "incref",     "decref"};
+                                      "dummy",       "incref",     "decref",
+                                      "open_line"};
 
 bool is_function(const std::string& name) {
   for (const char* each : kFunctions) {
@@ -142,7 +143,10 @@ Object ManagerSession::control(Request& request, Next& next) {
     return request.arguments[i].as<std::string>();
   };
   Object value;
-  if (request.method == "create") {
+  if (request.method == "open_line" && own_frames_) {
+    if (request.arguments.size() != 1) throw TypeError("open_line() takes 1 argument");
+    line_ = ManagerLine::arrive(request.arguments[0].as<std::uint64_t>());
+  } else if (request.method == "create") {
     const std::string type = text(0);
     ManagerCall call{type, {}, std::move(request.keywords), caller_};
     call.arguments.assign(request.arguments.begin() + 1, request.arguments.end());

@@ -3,7 +3,7 @@
 //   request (ident or None, name, arguments, keywords), reply (kind, value).
 // The first request of a connection is for the server itself and, but for accept_connection, the
 // only one; after that one requests are for objects. A client of millrace's may go on calling the
-// server's functions, and, when it is of this program, may speak its own frames.
+// server's functions, and, when it is of this program, may speak its own frames and have a line.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 
+#include "runtime/managers/manager_line.hpp"
 #include "runtime/managers/manager_server.hpp"
 
 namespace millrace::runtime {
@@ -36,6 +37,8 @@ class ManagerSession {
   /// The reply of `shutdown` is sent twice, as CPython's server does.
   [[nodiscard]] bool reply_twice() const noexcept { return reply_twice_; }
   [[nodiscard]] ManagerCaller& caller() noexcept { return caller_; }
+  /// None until the client asks for one.
+  [[nodiscard]] ManagerLine& line() noexcept { return line_; }
 
  private:
   struct Request {
@@ -60,6 +63,7 @@ class ManagerSession {
   bool own_frames_ = false;  // and of this program
   bool reply_twice_ = false;
   std::function<void()> undo_;
+  ManagerLine line_;
 };
 
 /// The session whose reply this thread encodes: proxies in it are counted for its client.
