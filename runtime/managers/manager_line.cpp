@@ -120,8 +120,9 @@ bool ManagerLine::look(bool spin) noexcept {
     yield_until(come);
   }
   std::uint32_t known = kWatching;
-  // OBSERVE frame: acquire on failure, as above. Success: from here on the socket.
-  if (word.compare_exchange_strong(known, kAsleep, std::memory_order_relaxed,
+  // OBSERVE frame: acquire on failure, as above. Success, from here on the socket, needs no order,
+  // but g++ 12 takes a failure that is ordered more than a success for an error.
+  if (word.compare_exchange_strong(known, kAsleep, std::memory_order_acquire,
                                    std::memory_order_acquire)) {
     return false;
   }

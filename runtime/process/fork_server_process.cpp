@@ -292,8 +292,8 @@ void Server::run_child(const Packet& packet, int connection) noexcept {
   if (shm::this_process_id.load(std::memory_order_relaxed) != packet.request.id) ::_exit(0);
   ::prctl(PR_SET_NAME, program_invocation_short_name);
   for (const Client& client : clients_) ::close(client.pidfd);
-  for (const int other : pending_) {
-    if (other >= 0) ::close(other);
+  for (const int other : pending_) {  // `connection` is among them if its request came late
+    if (other >= 0 && other != connection) ::close(other);
   }
   ::close(listener_);
   ::close(signal_fd_);

@@ -364,7 +364,7 @@ TEST_F(MemoryStepKill, Enrolment) {
                                        }
                                        return used == 1;
                                      },
-                                 .stride = 29}));
+                                 .stride = 7}));
 }
 
 TEST_F(MemoryStepKill, DeathIsCountedByWhoeverLooks) {
