@@ -3,13 +3,12 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
-#include <sys/random.h>
 
 #include <array>
-#include <cerrno>
 #include <limits>
 #include <millrace/errors.hpp>
-#include <system_error>
+
+#include "runtime/base/random.hpp"
 
 namespace millrace::runtime {
 namespace {
@@ -87,10 +86,7 @@ std::string make_challenge(Mark mark) {
   challenge += kSha256;
   const std::size_t head = challenge.size();
   challenge.resize(head + kNonce);
-  // Up to 256 bytes come whole or not at all.
-  while (::getrandom(challenge.data() + head, kNonce, 0) != static_cast<ssize_t>(kNonce)) {
-    if (errno != EINTR) throw std::system_error(errno, std::generic_category(), "getrandom");
-  }
+  fill_random(challenge.data() + head, kNonce);
   if (mark == Mark::ours) challenge.replace(head, kMark.size(), kMark);
   return challenge;
 }

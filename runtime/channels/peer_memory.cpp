@@ -19,10 +19,10 @@ constexpr std::size_t kMemoryBytes = 2 * kLaneBytes;
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 // After kNoOffer: " <process> <descriptor> <32 hexadecimal digits>".
 constexpr const char* kOfferText = "%s %d %d %016llx%016llx";
-constexpr const char* kName = "millrace-peer-%016llx%016llx";
 constexpr std::size_t kTextBytes = 128;
 
 using Text = std::array<char, kTextBytes>;
+using Name = std::array<char, 48>;
 using Number = std::array<unsigned long long, 2>;
 
 struct Offer {
@@ -38,10 +38,14 @@ bool is_spare(const Descriptor& memory) noexcept {
          static_cast<rlim_t>(memory.get()) < limit.rlim_cur / 2;
 }
 
+Name name_of(const Number& number) noexcept {
+  Name name{};
+  std::snprintf(name.data(), name.size(), "millrace-peer-%016llx%016llx", number[0], number[1]);
+  return name;
+}
+
 Descriptor make_memory(const Number& number) noexcept {
-  Text name{};
-  std::snprintf(name.data(), name.size(), kName, number[0], number[1]);
-  Descriptor memory(::memfd_create(name.data(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  Descriptor memory(::memfd_create(name_of(number).data(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!is_spare(memory) || ::ftruncate(memory.get(), off_t{kMemoryBytes}) != 0 ||
       ::fcntl(memory.get(), F_ADD_SEALS, kSeals) != 0) {
     return {};
@@ -65,8 +69,7 @@ bool is_memory(const Descriptor& opened, const Number& number) noexcept {
   Text wanted{};
   Text found{};
   std::snprintf(link.data(), link.size(), "/proc/self/fd/%d", opened.get());
-  std::snprintf(wanted.data(), wanted.size(), "/memfd:millrace-peer-%016llx%016llx (deleted)",
-                number[0], number[1]);
+  std::snprintf(wanted.data(), wanted.size(), "/memfd:%s (deleted)", name_of(number).data());
   const ssize_t size = ::readlink(link.data(), found.data(), found.size() - 1);
   if (size < 0 || std::strcmp(found.data(), wanted.data()) != 0) return false;
   struct stat file {};

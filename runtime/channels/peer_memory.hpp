@@ -5,7 +5,7 @@
 // {process, descriptor, number}; the accepting side opens it through /proc. Only a process of the
 // same kernel, user and pid namespace finds a memory of that name there, so the number proves all
 // of this at once; whoever finds none goes on with the socket alone, and so does his peer. Which
-// of the two a message takes is said in the message's head (socket_pieces.cpp).
+// of the two a message takes is said in the message's head (socket_calls.hpp).
 //
 //   lane 0, from the connecting side to the accepting one  | head: 4 KiB | area |
 //   lane 1, the other way                                  | head: 4 KiB | area |

@@ -3,17 +3,15 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 
 #include <array>
 #include <atomic>
-#include <cerrno>
 #include <cstdint>
 #include <millrace/address.hpp>
-#include <system_error>
 
 #include "runtime/base/own_pid.hpp"
+#include "runtime/base/random.hpp"
 #include "runtime/channels/address.hpp"
 #include "shm/arena.hpp"
 
@@ -29,10 +27,7 @@ std::uint64_t program_number() {
   std::uint64_t number = word.load(std::memory_order_relaxed);
   while (number == 0) {
     std::uint64_t fresh = 0;
-    if (::getrandom(&fresh, sizeof fresh, 0) != sizeof fresh) {
-      if (errno == EINTR) continue;
-      throw std::system_error(errno, std::generic_category(), "getrandom");
-    }
+    fill_random(&fresh, sizeof fresh);
     if (word.compare_exchange_strong(number, fresh, std::memory_order_relaxed)) number = fresh;
   }
   return number;

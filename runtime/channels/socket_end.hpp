@@ -120,6 +120,7 @@ class SocketEnd final : public ConnectionEnd {
   [[nodiscard]] SocketObject& shared() const noexcept;
   void let_go() noexcept;
   [[nodiscard]] bool has_lane() noexcept;
+  bool map_receive_lane() noexcept;
   void send_pieces(Turn& turn, Pause& pause, Content& content);
   void send_all(Turn& turn, Pause& pause, std::span<iovec> left, bool begun);
   Incoming receive_length(Turn& turn, Pause& pause, std::size_t maxlength);

@@ -63,8 +63,7 @@ void SocketEnd::receive_content(Turn& turn, Pause& pause, const Incoming& messag
   if (message.in_pieces) return receive_pieces(turn, pause, room);
   receive_all(turn, pause, room);
   // The next one of that size may come through the lane.
-  if (message.size >= kInPieces && !receive_lane_.mapped() &&
-      receive_lane_.map(memory_, shared().side == Side::accepting ? 0 : 1)) {
+  if (message.size >= kInPieces && !receive_lane_.mapped() && map_receive_lane()) {
     receive_lane_.open();
   }
 }
@@ -129,9 +128,14 @@ void SocketEnd::receive_all(Turn& turn, Pause& pause, std::span<std::byte> room)
   }
 }
 
+// The lane that the peer sends by.
+bool SocketEnd::map_receive_lane() noexcept {
+  return receive_lane_.map(memory_, shared().side == Side::accepting ? 0 : 1);
+}
+
 // Inside a message, the other side is at work on it.
 void SocketEnd::receive_pieces(Turn& turn, Pause& pause, std::span<std::byte> room) {
-  if (!receive_lane_.map(memory_, shared().side == Side::accepting ? 0 : 1)) {
+  if (!map_receive_lane()) {
     const int error = errno;
     refuse_rest();
     throw std::system_error(error, std::generic_category(), "memory shared with the peer");

@@ -161,10 +161,4 @@ bool ManagerLine::advised() const noexcept {
   return static_cast<bool>(*this) && body().spin.load(std::memory_order_relaxed) != 0;  // as above
 }
 
-unsigned usable_cpus() noexcept {
-  cpu_set_t set;
-  return ::sched_getaffinity(0, sizeof set, &set) != 0 ? 1U
-                                                       : static_cast<unsigned>(CPU_COUNT(&set));
-}
-
 }  // namespace millrace::runtime

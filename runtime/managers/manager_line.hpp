@@ -88,7 +88,4 @@ class ManagerLine {
   unsigned without_ = 0;  // looks that do not wait
 };
 
-/// How many cpus this process may use.
-unsigned usable_cpus() noexcept;
-
 }  // namespace millrace::runtime

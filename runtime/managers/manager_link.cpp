@@ -1,7 +1,6 @@
 #include "runtime/managers/manager_link.hpp"
 
 #include <pthread.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "runtime/base/own_pid.hpp"
+#include "runtime/base/random.hpp"
 #include "runtime/channels/program_proof.hpp"
 #include "runtime/managers/manager_wire.hpp"
 #include "runtime/process/child.hpp"
@@ -33,11 +33,7 @@ std::vector<ManagerLink*>& links() {
 
 std::uint64_t random_number() {
   std::uint64_t number = 0;
-  while (number == 0) {
-    if (::getrandom(&number, sizeof number, 0) != sizeof number && errno != EINTR) {
-      throw std::system_error(errno, std::generic_category(), "getrandom");
-    }
-  }
+  while (number == 0) fill_random(&number, sizeof number);
   return number;
 }
 

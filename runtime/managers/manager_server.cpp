@@ -1,15 +1,11 @@
 #include "runtime/managers/manager_server.hpp"
 
-#include <sys/random.h>
-
 #include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstdio>
-#include <system_error>
 
 #include "runtime/base/own_pid.hpp"
+#include "runtime/base/random.hpp"
 #include "runtime/managers/manager_values.hpp"
+#include "runtime/managers/manager_wire.hpp"
 
 namespace millrace::runtime {
 
@@ -21,13 +17,6 @@ std::mutex servers_mutex;
 std::vector<ManagerServer*>& servers() {  // under servers_mutex
   static auto& all = *new std::vector<ManagerServer*>;
   return all;
-}
-
-std::string hex_of(std::uint64_t number) {
-  std::array<char, 20> text{};
-  const int size =
-      std::snprintf(text.data(), text.size(), "%llx", static_cast<unsigned long long>(number));
-  return {text.data(), static_cast<std::size_t>(size)};
 }
 
 // Python's list(names) + list(method_to_typeid).
@@ -55,9 +44,7 @@ namespace {
 
 std::uint64_t first_id() {
   std::uint64_t number = 0;
-  if (::getrandom(&number, sizeof number, 0) != sizeof number) {
-    throw std::system_error(errno, std::generic_category(), "getrandom");
-  }
+  fill_random(&number, sizeof number);
   return number >> 17 & ~std::uint64_t{15};
 }
 

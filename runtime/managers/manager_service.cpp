@@ -17,22 +17,19 @@ void put_log(const std::string& text) { get_logger().info(text); }
 
 std::string text_of(const std::exception& error) { return error.what(); }
 
-// relaxed throughout: a number that nothing depends on
-struct Awake {
-  explicit Awake(std::atomic<unsigned>& number) : count(number) {
-    count.fetch_add(1, std::memory_order_relaxed);
+// Changes a count for as long as it lives. relaxed: a number that nothing depends on
+class Change {
+ public:
+  Change(std::atomic<unsigned>& count, unsigned by) : count_(count), by_(by) {
+    count_.fetch_add(by_, std::memory_order_relaxed);
   }
-  Awake(const Awake&) = delete;
-  ~Awake() { count.fetch_sub(1, std::memory_order_relaxed); }
-  std::atomic<unsigned>& count;
-};
-struct Asleep {
-  explicit Asleep(std::atomic<unsigned>& number) : count(number) {
-    count.fetch_sub(1, std::memory_order_relaxed);
-  }
-  Asleep(const Asleep&) = delete;
-  ~Asleep() { count.fetch_add(1, std::memory_order_relaxed); }
-  std::atomic<unsigned>& count;
+  Change(const Change&) = delete;
+  Change& operator=(const Change&) = delete;
+  ~Change() { count_.fetch_sub(by_, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<unsigned>& count_;
+  const unsigned by_;
 };
 
 }  // namespace
@@ -102,7 +99,7 @@ void ManagerService::converse(const Connection& connection) {
   }
   {
     std::uint64_t key = 0;
-    const Awake awake(awake_);
+    const Change awake(awake_, 1);
     std::shared_ptr<ManagerSession> session;
     try {
       const int socket = connection.fileno();
@@ -155,7 +152,7 @@ void ManagerService::talk(ManagerSession& session, const Connection& connection)
 std::span<const std::byte> ManagerService::next_request(ManagerSession& session,
                                                         const Connection& connection, Bytes& far) {
   if (session.line().look(may_spin())) return session.line().frame();
-  const Asleep asleep(awake_);
+  const Change asleep(awake_, -1U);
   far = connection.recv_bytes();
   return {far.data(), far.size()};
 }

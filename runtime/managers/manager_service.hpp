@@ -15,6 +15,7 @@
 #include "runtime/base/descriptor.hpp"
 #include "runtime/managers/manager_server.hpp"
 #include "runtime/managers/manager_session.hpp"
+#include "sched/quota.hpp"
 
 namespace millrace::runtime {
 
@@ -90,7 +91,7 @@ class ManagerService {
   std::uint64_t last_ = 0;
   std::size_t threads_ = 0;
 
-  const unsigned cpus_ = usable_cpus();
+  const unsigned cpus_ = static_cast<unsigned>(sched::usable_cpu_count());
   std::atomic<unsigned> awake_{0};  // threads that serve and do not sleep: a guess
 };
 

@@ -12,12 +12,6 @@ namespace {
 
 constexpr std::string_view kMark = "|millrace:";
 
-std::string hex_of(std::uint64_t number) {
-  std::array<char, 16> text{};
-  const auto end = std::to_chars(text.data(), text.data() + text.size(), number, 16).ptr;
-  return {text.data(), end};
-}
-
 // The number up to the next ':' or the end; cut off from `text`.
 bool take_number(std::string_view& text, std::uint64_t& number) {
   const std::size_t end = std::min(text.find(':'), text.size());
@@ -50,6 +44,12 @@ void put_frame(wire::Writer& out, const Object& value, bool own) {
     out.revert(start);
     throw;
   }
+}
+
+std::string hex_of(std::uint64_t number) {
+  std::array<char, 16> text{};
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), number, 16).ptr;
+  return {text.data(), end};
 }
 
 std::string text_of_hello(const std::string& process_name, const ManagerHello& hello) {

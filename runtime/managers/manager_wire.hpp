@@ -22,6 +22,9 @@ Object value_of_frame(std::span<const std::byte> frame, bool own);
 /// Appends a frame. Throws TypeError for what cannot travel so; nothing is appended then.
 void put_frame(wire::Writer& out, const Object& value, bool own);
 
+/// A number in hexadecimal digits.
+std::string hex_of(std::uint64_t number);
+
 /// How a client of millrace's introduces itself, inside the name that accept_connection has.
 struct ManagerHello {
   std::string proof;         // that it is of this program: program_proof()

@@ -39,6 +39,15 @@ std::byte* payload(wire::Writer& out, std::size_t bytes, std::size_t reply) {
   return out.extend(bytes);
 }
 
+/// Appends the items of a piece; `map`: a BulkMap or BulkInto.
+template <class Map>
+void put_items(wire::Writer& out, const Map& map, const Piece& piece) {
+  const std::size_t bytes = piece.count * map.item_bytes;
+  std::byte* const to = payload(out, bytes, piece.count * map.result_bytes);
+  const std::byte* const from = static_cast<const std::byte*>(map.items);
+  carry(to, from + piece.first * map.item_bytes, bytes, map.size * map.item_bytes);
+}
+
 /// Cuts chunks into pieces of `widest` items at most.
 class BulkCutter {
  public:
@@ -83,8 +92,7 @@ class BulkMapJob final : public ErrorJob {
     if (in_place_) {
       out.put(reinterpret_cast<std::uint64_t>(from));
     } else {
-      const std::size_t bytes = piece.count * map_.item_bytes;
-      carry(payload(out, bytes, reply_bytes(piece)), from, bytes, map_.size * map_.item_bytes);
+      put_items(out, map_, piece);
     }
     return piece;
   }
@@ -147,8 +155,7 @@ class BulkIntoJob final : public ErrorJob {
     if (pulled) {
       out.put(reinterpret_cast<std::uint64_t>(results_ + piece.first * map_.result_bytes));
     } else {
-      const std::size_t bytes = piece.count * map_.item_bytes;
-      carry(payload(out, bytes, reply_bytes(piece)), from, bytes, map_.size * map_.item_bytes);
+      put_items(out, map_, piece);
     }
     return piece;
   }

@@ -219,11 +219,12 @@ void Server::look_at(int& connection) {
   Packet packet;
   const Arrival arrival = receive(connection, packet);
   if (arrival == Arrival::nothing_yet) return;
+  const int mine = std::exchange(connection, -1);  // no longer one of those a child closes
   if (arrival == Arrival::complete) {
-    start(packet, connection);
+    start(packet, mine);
     for (const int fd : packet.descriptors) ::close(fd);
   }
-  ::close(std::exchange(connection, -1));
+  ::close(mine);
 }
 
 // 0 when the process is watched, else an errno.
@@ -292,8 +293,8 @@ void Server::run_child(const Packet& packet, int connection) noexcept {
   if (shm::this_process_id.load(std::memory_order_relaxed) != packet.request.id) ::_exit(0);
   ::prctl(PR_SET_NAME, program_invocation_short_name);
   for (const Client& client : clients_) ::close(client.pidfd);
-  for (const int other : pending_) {  // `connection` is among them if its request came late
-    if (other >= 0 && other != connection) ::close(other);
+  for (const int other : pending_) {
+    if (other >= 0) ::close(other);
   }
   ::close(listener_);
   ::close(signal_fd_);

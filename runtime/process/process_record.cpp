@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +17,7 @@
 #include <system_error>
 #include <utility>
 
+#include "runtime/base/random.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/exit.hpp"
 #include "runtime/process/fork_server.hpp"
@@ -39,14 +39,7 @@ constexpr int kUnknownExit = 255;                 // somebody else collected the
 Bytes random_key() {
   Bytes key;
   key.resize(32);
-  std::size_t have = 0;
-  while (have < key.size()) {
-    const ssize_t got = ::getrandom(key.data() + have, key.size() - have, 0);
-    if (got < 0 && errno != EINTR) {
-      throw std::system_error(errno, std::generic_category(), "getrandom for the authkey");
-    }
-    if (got > 0) have += static_cast<std::size_t>(got);
-  }
+  fill_random(key.data(), key.size());
   return key;
 }
 

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 #include <system_error>
 #include <utility>
 
+#include "runtime/base/random.hpp"
 #include "runtime/segments/resource_tracker.hpp"
 
 namespace millrace::runtime {
@@ -88,9 +88,7 @@ SegmentIdentity identity_of(const File& file, const std::string& name) {
 
 std::string random_name() {
   std::array<unsigned char, 4> bytes{};
-  while (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
-    if (errno != EINTR) throw std::system_error(errno, std::generic_category(), "getrandom");
-  }
+  fill_random(bytes.data(), bytes.size());
   std::array<char, 16> text{};
   std::snprintf(text.data(), text.size(), "psm_%02x%02x%02x%02x", bytes[0], bytes[1], bytes[2],
                 bytes[3]);

@@ -3,7 +3,6 @@
 // The object says which file the segment is; a table of this process says where it is mapped and
 // how many handles lie in this process's own memory. Handles in the arena (a callable's copy) count
 // nowhere: what they map stays until close() or the end of the process.
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +16,7 @@
 #include <unordered_map>
 
 #include "runtime/base/fork_mutex.hpp"
+#include "runtime/base/random.hpp"
 #include "runtime/segments/segment.hpp"
 #include "runtime/sync/synchronize.hpp"
 #include "shm/arena.hpp"
@@ -127,9 +127,7 @@ void recount(const shm::ObjectRef& object, const void* from, const void* to) noe
 
 std::uint64_t new_serial() {
   std::uint64_t serial = 0;
-  while (::getrandom(&serial, sizeof serial, 0) != sizeof serial) {
-    if (errno != EINTR) throw std::system_error(errno, std::generic_category(), "getrandom");
-  }
+  runtime::fill_random(&serial, sizeof serial);
   return serial | 1;
 }
 
