@@ -3,7 +3,9 @@
 
 #include <signal.h>
 #include <sys/types.h>
+#include <sys/utsname.h>
 
+#include <cstdio>
 #include <millrace/context.hpp>
 #include <string>
 
@@ -36,6 +38,16 @@ inline bool kill_server() {
 inline void end_server() {
   kill_server();
   while (server_pid() != 0) ::usleep(200);
+}
+
+/// Since 6.15 the kernel tells by a pidfd how a process ended that others have reaped.
+inline bool kernel_tells_of_the_reaped() {
+  utsname name{};
+  ::uname(&name);
+  int major = 0;
+  int minor = 0;
+  return std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+         (major > 6 || (major == 6 && minor >= 15));
 }
 
 }  // namespace millrace::test

@@ -8,7 +8,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <array>
@@ -34,6 +33,7 @@
 namespace mp = millrace;
 using mp::test::end_server;
 using mp::test::forkserver;
+using mp::test::kernel_tells_of_the_reaped;
 using mp::test::kill_server;
 using mp::test::run_program;
 using mp::test::run_spawned;
@@ -49,16 +49,6 @@ INSTANTIATE_TEST_SUITE_P(Methods, ForkServerTest, ::testing::Values("forkserver"
 void wait_for_ever(const mp::Event& ready) {
   ready.set();
   mp::Event().wait();
-}
-
-// Since 6.15 the kernel tells by a pidfd how a process ended that others have reaped.
-bool kernel_tells_of_the_reaped() {
-  utsname name{};
-  ::uname(&name);
-  int major = 0;
-  int minor = 0;
-  return std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
-         (major > 6 || (major == 6 && minor >= 15));
 }
 
 TEST_P(ForkServerTest, ServerHasOneThreadAndIsNobodysChild) {  // C03

@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/time.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,6 +24,7 @@
 
 namespace mp = millrace;
 using mp::test::forkserver;
+using mp::test::kernel_tells_of_the_reaped;
 using mp::test::kill_server;
 using mp::test::run_program;
 
@@ -41,16 +41,6 @@ class ForkServerKills : public mp::test::LeakCheck {
   unsigned seed_ = std::random_device()();
   std::mt19937 random_{seed_};
 };
-
-// Since 6.15 the kernel tells by a pidfd how a process ended that others have reaped.
-bool kernel_tells_of_the_reaped() {
-  utsname name{};
-  ::uname(&name);
-  int major = 0;
-  int minor = 0;
-  return std::sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
-         (major > 6 || (major == 6 && minor >= 15));
-}
 
 // Kills every server a little after it has come up, until its parent ends it.
 pid_t fork_killer(unsigned seed) {
