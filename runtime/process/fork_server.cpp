@@ -1,7 +1,6 @@
 // The side of fork_server.hpp that starts processes, and the server itself when there is none.
 #include "runtime/process/fork_server.hpp"
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/types.h>
 #include <poll.h>
@@ -18,6 +17,7 @@
 #include <cstring>
 #include <millrace/errors.hpp>
 #include <millrace/logging.hpp>
+#include <millrace/timeout.hpp>
 #include <optional>
 #include <stdexcept>
 #include <system_error>
@@ -29,6 +29,7 @@
 #include "runtime/process/child.hpp"
 #include "runtime/process/context_state.hpp"
 #include "shm/arena.hpp"
+#include "shm/interrupt.hpp"
 #include "shm/liveness.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
@@ -103,6 +104,7 @@ std::string ensure_server() {
     if ((seen & kKind) == kServerRuns && runs(note, seen)) return note.get_path();
     if ((seen & kKind) == kServerStarts &&
         shm::ProcessTable::instance().check_alive(static_cast<shm::ProcessId>(seen >> 2U))) {
+      shm::BlockingCall().check();
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       continue;
     }
@@ -157,10 +159,15 @@ StartRequest request_for(StartBlock* start, bool daemon) noexcept {
   return request;
 }
 
-// Sends a request with the streams and the folder of this process.
-bool send_request(int fd, StartRequest request) noexcept {
-  const Descriptor folder =
-      above_streams(Descriptor(::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)));
+// What a child is to be in. While it is sent its number is kept for the pidfd that comes back.
+Descriptor working_folder() {
+  Descriptor folder = above_streams(Descriptor(::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)));
+  if (folder.get() >= 0) return folder;
+  throw std::system_error(errno, std::generic_category(), "open of the working folder");
+}
+
+// Sends a request with the streams of this process and its folder.
+bool send_request(int fd, StartRequest request, int folder) noexcept {
   std::array<int, kMaxRequestDescriptors> descriptors{};
   std::size_t count = 0;
   const auto add = [&](int descriptor, StartRequest::Has bit) {
@@ -170,7 +177,7 @@ bool send_request(int fd, StartRequest request) noexcept {
   };
   add(STDOUT_FILENO, StartRequest::kOutput);
   add(STDERR_FILENO, StartRequest::kErrors);
-  add(folder.get(), StartRequest::kFolder);
+  add(folder, StartRequest::kFolder);
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof descriptors)] = {};
   iovec part{&request, sizeof request};
   msghdr message{};
@@ -214,6 +221,20 @@ std::optional<StartReply> receive_reply(int fd, int& pidfd) noexcept {
   return answer;
 }
 
+// Waits until there is an answer. KeyboardInterrupt, which a server that is stopped is left by,
+// calls the child off; where it exists already the request stays for the next call that waits.
+void wait_for_reply(int fd, shm::ProcessId child) {
+  if (!shm::interrupts_enabled()) return;
+  std::array<pollfd, 1> answered{{{fd, POLLIN, 0}}};
+  try {
+    (void)shm::BlockingCall().poll(answered, Timeout::Clock::time_point::max());
+  } catch (const KeyboardInterrupt&) {
+    if (shm::ProcessTable::instance().revoke(child)) throw;
+    (void)shm::request_interrupt();
+  } catch (const std::exception&) {  // no memory to look with: the answer is waited for as it is
+  }
+}
+
 // A pidfd of a child that has adopted its id; one that is readable for ever when it has ended.
 int sentinel_of(const ServedChild& child) {
   int fd = static_cast<int>(::syscall(SYS_pidfd_open, child.pid, 0U));
@@ -231,13 +252,22 @@ std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
   const std::string path = ensure_server();
   const Descriptor connection = new_socket();
   if (!connect_to(connection.get(), path)) return std::nullopt;
+  Descriptor folder = working_folder();
   shm::ProcessTable& table = shm::ProcessTable::instance();
   ServedChild child;
   child.id = table.reserve();
   table.set_heir(child.id, shm::self());  // that asks how it ended
   StartBlock* const start = message.place(child.id, StartKind::served_process);
   std::optional<StartReply> answer;
-  if (send_request(connection.get(), request_for(start, daemon))) {
+  if (send_request(connection.get(), request_for(start, daemon), folder.get())) {
+    try {
+      wait_for_reply(connection.get(), child.id);
+    } catch (...) {  // it is revoked: the server will find nobody to fork for
+      message.take_back();
+      shm::reap(child.id);
+      throw;
+    }
+    folder.reset();
     answer = receive_reply(connection.get(), child.pidfd);
   }
   if (answer && answer->pid <= 0) {
@@ -333,12 +363,6 @@ int served_status(const ServedChild& child) noexcept {
   // Reaped meanwhile: by the server, which has told before, or by init.
   const int told = table.status(child.id);
   return told != shm::kUnknownStatus ? told : status_of_reaped(child.pidfd);
-}
-
-void load_libraries(const std::vector<std::string>& libraries) noexcept {
-  for (const std::string& library : libraries) {
-    (void)::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
-  }
 }
 
 void become_fork_server(wire::Reader& in) {

@@ -8,8 +8,8 @@
 // of it, and a program that starts nothing by this method has neither server nor socket.
 //
 //     parent  message -> reserve id -> connect, send {id, message; stdout, stderr, cwd}
-//     server  check the peer -> fork ... reap, mark dead with the status
-//     child   adopt id (too late: it ends) -> reply {pid; pidfd} -> streams, cwd, signals of the
+//     server  check the peer -> cwd of the child to be -> fork ... reap, mark dead with the status
+//     child   adopt id (too late: it ends) -> reply {pid; pidfd} -> streams and signals of the
 //             parent -> decode, run
 //
 // The server is nobody's child: the executed process binds the socket, forks the server and ends.
@@ -34,6 +34,8 @@
 //   child, before its reply: the parent sees the connection end and starts another.
 //   whoever starts the server: another process takes the announcement over; a server that was made
 //     already has that one process to serve, sees its end, and ends.
+//   nobody, but the server is stopped: starts wait. SIGINT (install_sigint) revokes the id first and
+//     ends the start then; where the child has adopted it, the start goes on.
 // The server ends when all processes it has served or made have ended; it removes its folder. A
 // killed server's folder is removed by the next server of the same user: it is not locked.
 #pragma once

@@ -1,5 +1,6 @@
 // The server's own side of fork_server.hpp: everything here runs in its process, in its only
 // thread, or in a child that it has just forked.
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/prctl.h>
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <new>
 #include <optional>
+#include <string>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -42,7 +44,7 @@ struct Packet {
 };
 
 // The outcomes of a look at a connection.
-enum class Arrival { nothing_yet, complete, over };
+enum class Arrival { nothing_yet, complete, cut_short, over };
 
 Arrival receive(int connection, Packet& packet) {
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * kMaxRequestDescriptors)];
@@ -62,11 +64,12 @@ Arrival receive(int connection, Packet& packet) {
   }
   socklen_t size = sizeof packet.peer;
   const bool known = ::getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &packet.peer, &size) == 0;
-  const bool whole = got == sizeof packet.request && (message.msg_flags & MSG_CTRUNC) == 0 &&
-                     packet.request.magic == StartRequest::kMagic;
-  if (known && whole) return Arrival::complete;
+  const bool asks =
+      known && got == sizeof packet.request && packet.request.magic == StartRequest::kMagic;
+  const bool cut = (message.msg_flags & MSG_CTRUNC) != 0;  // descriptors had no number here
+  if (asks && !cut) return Arrival::complete;
   for (const int fd : packet.descriptors) ::close(fd);
-  return Arrival::over;
+  return asks ? Arrival::cut_short : Arrival::over;
 }
 
 // False when the peer cannot be told, although it is there.
@@ -223,6 +226,8 @@ void Server::look_at(int& connection) {
   if (arrival == Arrival::complete) {
     start(packet, mine);
     for (const int fd : packet.descriptors) ::close(fd);
+  } else if (arrival == Arrival::cut_short) {
+    (void)reply(mine, {0, EMFILE}, -1);
   }
   ::close(mine);
 }
@@ -251,7 +256,8 @@ int Server::check(const Packet& packet) {
   if (!table.is_present(request.id) || !valid_start(request.start)) return EINVAL;
   if (request.start->id != request.id) return EINVAL;
   const auto sent = static_cast<std::size_t>(std::popcount(request.has));
-  if (packet.descriptors.size() != sent) return EINVAL;
+  if (packet.descriptors.size() != sent || (request.has & StartRequest::kFolder) == 0)
+    return EINVAL;
   return watch_client(request.parent, packet.peer.pid);
 }
 
@@ -259,6 +265,8 @@ void Server::start(const Packet& packet, int connection) {
   const auto refuse = [connection](int error) { (void)reply(connection, {0, error}, -1); };
   if (const int error = check(packet); error != 0) return refuse(error);
   const StartRequest& request = packet.request;
+  // Before the fork, so that a child that cannot be there does not exist. The folder comes last.
+  if (::fchdir(packet.descriptors.back()) != 0) return refuse(errno);
   pid_t pid = 0;
   try {
     children_.reserve(children_.size() + 1);
@@ -269,6 +277,7 @@ void Server::start(const Packet& packet, int connection) {
     return refuse(ENOMEM);
   }
   if (pid == 0) run_child(packet, connection);
+  (void)!::chdir("/");  // the server keeps nobody's folder in use
   children_.push_back({pid, request.id, request.parent, request.daemon != 0});
 }
 
@@ -283,7 +292,6 @@ void Server::adopt_streams(const Packet& packet) const noexcept {
       ::close(stream);
     }
   }
-  if ((has & StartRequest::kFolder) != 0) (void)!::fchdir(packet.descriptors[next]);
   for (const int fd : packet.descriptors) ::close(fd);
 }
 
@@ -340,6 +348,12 @@ void Server::reap() {
 }
 
 }  // namespace
+
+void load_libraries(const std::vector<std::string>& libraries) noexcept {
+  for (const std::string& library : libraries) {
+    (void)::dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  }
+}
 
 void serve(int listener, ServerFolder& folder, shm::ProcessId starter) noexcept {
   try {

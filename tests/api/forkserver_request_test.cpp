@@ -1,16 +1,24 @@
-// A request that reaches the fork server later than the connection it comes by: the kernel may
-// stop whoever asks between its connect() and its sendmsg().
+// Requests to a fork server that do not go smoothly: late, unanswered, short of descriptors.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <millrace/errors.hpp>
+#include <millrace/interrupt.hpp>
+#include <millrace/sharedctypes.hpp>
+#include <system_error>
 #include <thread>
 
 #include "tests/api/forkserver_support.hpp"
+#include "tests/api/sigint_support.hpp"
 #include "tests/api/spawn_support.hpp"
 
 namespace mp = millrace;
@@ -37,14 +45,99 @@ class ForkServerRequestTest : public mp::test::SpawnTest {};
 INSTANTIATE_TEST_SUITE_P(Methods, ForkServerRequestTest, ::testing::Values("forkserver"),
                          mp::test::method_name);
 
+int fail_with_5() {
+  return mp::test::run_spawned([] { throw mp::SystemExit(5); }).value_or(-1);
+}
+
+// The kernel may stop whoever asks between its connect() and its sendmsg().
 TEST_P(ForkServerRequestTest, MayComeLaterThanItsConnection) {
-  const auto fail_with_5 = [] { throw mp::SystemExit(5); };
-  EXPECT_EQ(mp::test::run_spawned(fail_with_5), 5);
+  EXPECT_EQ(fail_with_5(), 5);
   const pid_t server = mp::test::server_pid();
+  g_sent = 0;
   g_late = true;
-  EXPECT_EQ(mp::test::run_spawned(fail_with_5), 5);
+  EXPECT_EQ(fail_with_5(), 5);
   g_late = false;
   EXPECT_EQ(g_sent, 1);  // served at the first request
+  EXPECT_EQ(mp::test::server_pid(), server);
+}
+
+// S35: as CPython's, which waits for its server in read()
+TEST_P(ForkServerRequestTest, ToAServerThatIsStoppedEndsWithSigint) {
+  EXPECT_EQ(fail_with_5(), 5);
+  const pid_t server = mp::test::server_pid();
+  ASSERT_GT(server, 1);
+  const mp::Value<int> ran(0);
+  const auto ended = mp::test::run_forked([&] {
+    mp::install_sigint();
+    if (fail_with_5() != 5) return 1;  // the server knows this process
+    if (!mp::shm::send_signal(server, SIGSTOP)) return 2;
+    auto p = mp::test::forkserver().Process([](const mp::Value<int>& to) { to.set(1); }, ran);
+    if (!mp::test::is_interrupted([&p] { p.start(); })) return 3;
+    if (p.pid() || !mp::active_children().empty()) return 4;
+    if (!mp::shm::send_signal(server, SIGCONT)) return 5;
+    if (fail_with_5() != 5) return 6;  // behind the other request, which is for nobody now
+    return ran.get();
+  });
+  (void)mp::shm::send_signal(server, SIGCONT);
+  EXPECT_FALSE(ended.by_signal);
+  EXPECT_EQ(ended.code, 0);
+  EXPECT_EQ(mp::test::server_pid(), server);
+}
+
+// With one descriptor there is a socket to ask by, and none for the folder.
+TEST_P(ForkServerRequestTest, SaysWhereTheChildIsOrFails) {
+  EXPECT_EQ(fail_with_5(), 5);
+  const auto outcome = mp::test::run_program([] {
+    rlimit before{};
+    if (::chdir("/usr") != 0 || ::getrlimit(RLIMIT_NOFILE, &before) != 0) return;
+    const int next = ::dup(STDIN_FILENO);  // the first that is free
+    ::close(next);
+    auto p = mp::test::forkserver().Process([] {
+      std::array<char, 100> here{};
+      std::printf("%s", ::getcwd(here.data(), here.size()));
+    });
+    for (int more = 0; !p.pid(); ++more) {
+      const rlimit few{static_cast<rlim_t>(next + more), before.rlim_max};
+      (void)::setrlimit(RLIMIT_NOFILE, &few);
+      try {
+        p.start();
+      } catch (const std::system_error& e) {
+        if (e.code().value() != EMFILE) std::printf("%s ", e.what());
+      }
+      (void)::setrlimit(RLIMIT_NOFILE, &before);
+    }
+    p.join();
+    std::printf(" %d", p.exitcode().value_or(-1));
+  });
+  EXPECT_EQ(outcome.out, "/usr 0");
+}
+
+TEST_P(ForkServerRequestTest, IsRefusedByAServerWithoutDescriptors) {
+  mp::test::end_server();  // so that it knows this process only
+  EXPECT_EQ(fail_with_5(), 5);
+  const pid_t server = mp::test::server_pid();
+  while (!mp::test::asleep(server)) std::this_thread::yield();  // it has closed what that came with
+  rlim_t free = 0;
+  while (::access(("/proc/" + std::to_string(server) + "/fd/" + std::to_string(free)).c_str(),
+                  F_OK) == 0) {
+    ++free;
+  }
+  rlimit before{};
+  ASSERT_EQ(::prlimit(server, RLIMIT_NOFILE, nullptr, &before), 0);
+  const rlimit few{free + 1, before.rlim_max};  // the connection, and nothing that comes by it
+  ASSERT_EQ(::prlimit(server, RLIMIT_NOFILE, &few, nullptr), 0);
+  auto p = mp::test::forkserver().Process([] { throw mp::SystemExit(6); });
+  int error = 0;
+  try {
+    p.start();
+  } catch (const std::system_error& e) {
+    error = e.code().value();
+  }
+  ASSERT_EQ(::prlimit(server, RLIMIT_NOFILE, &before, nullptr), 0);
+  EXPECT_EQ(error, EMFILE);
+  p.start();
+  EXPECT_TRUE(p.join());
+  EXPECT_EQ(p.exitcode(), 6);
   EXPECT_EQ(mp::test::server_pid(), server);
 }
 
