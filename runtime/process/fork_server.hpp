@@ -34,8 +34,8 @@
 //   child, before its reply: the parent sees the connection end and starts another.
 //   whoever starts the server: another process takes the announcement over; a server that was made
 //     already has that one process to serve, sees its end, and ends.
-//   nobody, but the server is stopped: starts wait. SIGINT (install_sigint) revokes the id first and
-//     ends the start then; where the child has adopted it, the start goes on.
+//   nobody, but the server is stopped: starts wait. SIGINT (install_sigint) revokes the id and then
+//     ends the start; where the child has adopted it, the start goes on.
 // The server ends when all processes it has served or made have ended; it removes its folder. A
 // killed server's folder is removed by the next server of the same user: it is not locked.
 #pragma once
