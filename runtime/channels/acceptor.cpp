@@ -16,6 +16,7 @@
 
 #include "runtime/base/own_pid.hpp"
 #include "runtime/channels/address.hpp"
+#include "runtime/channels/patience.hpp"
 #include "runtime/channels/stream_socket.hpp"
 #include "shm/interrupt.hpp"
 
@@ -112,6 +113,7 @@ Acceptor::Local& Acceptor::local() {
 }
 
 Accepted Acceptor::accept(Timeout timeout) {
+  static thread_local Patience patience;
   const shm::BlockingCall call;
   const auto deadline = timeout.deadline();
   Local& here = local();
@@ -126,7 +128,9 @@ Accepted Acceptor::accept(Timeout timeout) {
         throw TimeoutError("Listener: nobody came to " + address().repr() + " in time");
       }
     }
+    call.check();
     pollfd event{here.epoll.get(), POLLIN, 0};
+    if (patience.wait([&] { return ::poll(&event, 1, 0) != 0; })) continue;
     call.poll({&event, 1}, until);
   }
 }

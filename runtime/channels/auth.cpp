@@ -45,9 +45,23 @@ const Digest* digest_of(std::string_view message) noexcept {
   return nullptr;
 }
 
-// Empty when this OpenSSL has no such digest (MD5 under FIPS).
+// Looked up once: by name, OpenSSL searches its providers several times for each HMAC. Null when it
+// has no such digest (MD5 under FIPS).
+const EVP_MD* function_of(const Digest& digest) {
+  using Functions = std::array<const EVP_MD*, kDigests.size()>;
+  static const Functions functions = [] {
+    Functions all{};
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      all[i] = ::EVP_MD_fetch(nullptr, kDigests[i].openssl, nullptr);
+    }
+    return all;
+  }();
+  return functions[static_cast<std::size_t>(&digest - kDigests.data())];
+}
+
+// Empty when this OpenSSL has no such digest.
 std::string hmac(const Digest& digest, const AuthKey& key, std::string_view message) {
-  const EVP_MD* const kind = ::EVP_get_digestbyname(digest.openssl);
+  const EVP_MD* const kind = function_of(digest);
   if (kind == nullptr) return {};
   if (key.bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
     throw ValueError("authkey: a key of " + std::to_string(key.bytes.size()) +
@@ -157,6 +171,17 @@ std::string AuthExchange::first() {
   if (side_ == Side::connecting) return {};
   challenge_ = make_challenge(Mark::ours);
   return challenge_;
+}
+
+std::span<const std::size_t> AuthExchange::least() const noexcept {
+  static constexpr std::size_t kLeastChallenge = kChallenge.size() + kLegacyNonce;
+  static constexpr std::size_t kVerdict = kWelcome.size();
+  static_assert(kVerdict == kFailure.size());
+  static constexpr std::array kAccepting{kLegacyResponse, kLeastChallenge, kVerdict};
+  static constexpr std::array kConnecting{kLeastChallenge, kVerdict, kLegacyResponse};
+  const auto wanted = static_cast<std::size_t>(wanted_);  // from the challenge on, round
+  return side_ == Side::accepting ? std::span(kAccepting).subspan((wanted + 1) % 3)
+                                  : std::span(kConnecting).subspan(wanted);
 }
 
 AuthExchange::Step AuthExchange::take(std::string_view frame) {

@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <millrace/bytes.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -71,6 +72,8 @@ class AuthExchange {
     std::string failure{};  ///< why the peer is refused or refuses us, once the frames are sent
   };
   Step take(std::string_view frame);
+  /// Of each frame that the peer has still to send, in order, the fewest bytes that can lead on.
+  [[nodiscard]] std::span<const std::size_t> least() const noexcept;
   /// The peer is of this library: its challenge had the mark, as ours has.
   [[nodiscard]] bool marked() const noexcept { return marked_; }
 

@@ -8,6 +8,7 @@
 
 #include "runtime/channels/auth.hpp"
 #include "runtime/channels/handshake.hpp"
+#include "runtime/channels/patience.hpp"
 #include "runtime/channels/socket_end.hpp"
 #include "runtime/channels/stream_socket.hpp"
 #include "shm/interrupt.hpp"
@@ -25,6 +26,7 @@ std::string about(const Handshake& handshake, const Address& address) {
 // Until both have proved their key.
 SocketParts authenticate(Descriptor socket, const AuthKey& key, const Timeout& timeout,
                          const Address& address) {
+  static thread_local Patience patience;
   const shm::BlockingCall call;
   Handshake handshake(std::move(socket), AuthExchange::Side::connecting, key, timeout.deadline());
   for (;;) {
@@ -42,6 +44,7 @@ SocketParts authenticate(Descriptor socket, const AuthKey& key, const Timeout& t
         event.events = POLLOUT;
         break;
       case Handshake::State::reading:
+        if (patience.wait([&] { return something_came(event.fd); })) continue;
         break;
     }
     if (call.poll({&event, 1}, handshake.deadline()) == 0) {

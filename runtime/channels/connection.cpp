@@ -187,8 +187,11 @@ Bytes Connection::recv_bytes(std::optional<std::ptrdiff_t> maxlength) const {
   const std::size_t most =
       maxlength ? static_cast<std::size_t>(*maxlength) : std::numeric_limits<std::size_t>::max();
   const runtime::FrameKind kind = end.receive(frame, most);
-  if (kind == runtime::FrameKind::value) return runtime::pickle_of(frame);
-  return {frame.data(), frame.size()};
+  if (kind != runtime::FrameKind::value) return {frame.data(), frame.size()};
+  Bytes pickled = runtime::pickle_of(frame);
+  if (pickled.size() <= most) return pickled;
+  end.refuse_rest();
+  runtime::throw_bad_message_length();
 }
 
 std::size_t Connection::receive_into(std::byte* buffer, std::size_t bytes,

@@ -76,7 +76,8 @@ class ConnectionEnd {
   virtual void send(FrameKind kind, std::span<const FramePart> parts) = 0;
   /// Waits for a frame and takes it. Throws EOFError when the peer is gone and nothing is left,
   /// std::system_error when it ended inside a frame, or when the frame is longer than `maxlength`
-  /// ("bad message length"; call refuse_rest() first), KeyboardInterrupt.
+  /// ("bad message length"; call refuse_rest() first), KeyboardInterrupt. A frame of kind `value`
+  /// is never too long: its caller knows what it amounts to.
   virtual FrameKind receive(FrameBuffer& frame, std::size_t maxlength) = 0;
   /// Takes a frame into `room` and returns its size; one that does not fit goes to `rest`, whole.
   virtual std::size_t receive_into(std::span<std::byte> room, FrameBuffer& rest);
@@ -97,6 +98,9 @@ class ConnectionEnd {
   [[nodiscard]] bool readable() const noexcept { return readable_.load(std::memory_order_relaxed); }
   [[nodiscard]] bool writable() const noexcept { return writable_; }
 
+  /// After a frame that was too long: the reading side is over; one that could only read is closed.
+  void refuse_rest() noexcept;
+
   // Each throws std::system_error (EBADF) with Python's text.
   void check_open() const;
   void check_readable() const;
@@ -105,8 +109,6 @@ class ConnectionEnd {
  protected:
   /// What close() does, once; other calls may be under way.
   virtual void shut() noexcept = 0;
-  /// After a frame that was too long: the reading side is over; one that could only read is closed.
-  void refuse_rest() noexcept;
 
  private:
   std::atomic<bool> closed_{false};   // only ever set

@@ -2,8 +2,11 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 
 #include "runtime/channels/peer_memory.hpp"
@@ -49,23 +52,45 @@ bool Handshake::flush() {
   return true;
 }
 
+// Of the frame whose header has come.
+std::size_t Handshake::frame_size() const noexcept {
+  std::uint32_t size = 0;
+  for (std::size_t i = 0; i < kHeader; ++i) size = size << 8U | in_[i];
+  return size;
+}
+
+// How many bytes from the beginning of the frame on certainly are the handshake's.
+std::size_t Handshake::sure() const noexcept {
+  const auto whole = [this](std::size_t least) {
+    return kHeader + (got_ >= kHeader ? frame_size() : least);
+  };
+  if (offer_is_due_) return whole(1);
+  const std::span<const std::size_t> least = exchange_.least();
+  std::size_t bytes = whole(least.front());
+  for (const std::size_t each : least.subspan(1)) bytes += kHeader + each;
+  if (side_ == AuthExchange::Side::accepting && exchange_.marked()) {
+    bytes += kHeader + 1;  // an offer
+  }
+  return bytes;
+}
+
 bool Handshake::receive() {
-  for (;;) {
-    std::size_t wanted = kHeader;
+  for (bool more = true;;) {
     if (got_ >= kHeader) {
-      std::uint32_t size = 0;
-      for (std::size_t i = 0; i < kHeader; ++i) size = size << 8U | in_[i];
+      const std::size_t size = frame_size();
       if (size == 0 || size > kAuthFrame) {
         lose(EPROTO, "the peer does not speak this protocol: it began with a frame of " +
                          std::to_string(static_cast<std::int32_t>(size)) + " bytes");
         return false;
       }
-      wanted += size;
-      if (got_ == wanted) return true;
+      if (got_ >= kHeader + size) return true;
     }
-    const ssize_t got = ::recv(socket_.get(), in_.data() + got_, wanted - got_, MSG_DONTWAIT);
+    if (!more) return false;
+    const std::size_t wanted = sure() - got_;
+    const ssize_t got = ::recv(socket_.get(), in_.data() + got_, wanted, MSG_DONTWAIT);
     if (got > 0) {
       got_ += static_cast<std::size_t>(got);
+      more = static_cast<std::size_t>(got) == wanted;
     } else if (got == 0) {
       lose_by(EPIPE);
       return false;
@@ -79,8 +104,12 @@ bool Handshake::receive() {
 }
 
 void Handshake::take() {
-  const std::string_view frame(reinterpret_cast<const char*>(in_.data()) + kHeader, got_ - kHeader);
-  got_ = 0;
+  const std::size_t size = kHeader + frame_size();
+  const std::string text(reinterpret_cast<const char*>(in_.data()) + kHeader, size - kHeader);
+  std::copy(in_.begin() + static_cast<std::ptrdiff_t>(size),
+            in_.begin() + static_cast<std::ptrdiff_t>(got_), in_.begin());
+  got_ -= size;
+  const std::string_view frame = text;
   if (offer_is_due_) {
     memory_ = accept_memory(frame);
     finished_ = true;

@@ -3,7 +3,8 @@
 //
 // Invariants
 // 1. Exactly the bytes of the handshake's frames are read: what the peer sends next stays in the
-//    socket, for the Connection.
+//    socket, for the Connection. At once are read the rest of the frame that has begun and the
+//    fewest bytes that the frames behind it have.
 // 2. A peer costs one descriptor and about 600 bytes until it is known. Memory is made, or opened,
 //    for a peer that has proved its key.
 #pragma once
@@ -54,6 +55,8 @@ class Handshake {
   void queue(std::string_view frame);
   bool flush();    // false: no room
   bool receive();  // false: no whole frame yet
+  [[nodiscard]] std::size_t frame_size() const noexcept;
+  [[nodiscard]] std::size_t sure() const noexcept;
   void take();
   void share();
   void lose_by(int error);
@@ -65,7 +68,7 @@ class Handshake {
   const AuthExchange::Side side_;
   Timeout::Clock::time_point deadline_;
   std::string out_;
-  std::array<unsigned char, kHeader + kAuthFrame> in_{};
+  std::array<unsigned char, kHeader + kAuthFrame + 96> in_{};  // a frame, and the least behind it
   std::size_t got_ = 0;
   bool offer_is_due_ = false;  // the peer's next frame offers memory
   bool finished_ = false;

@@ -136,7 +136,7 @@ std::optional<FrameKind> PipeEnd::take_frame(RecvTurn& turn, FrameBuffer& frame,
   const std::size_t bytes = head.frame_bytes();
   const std::size_t here = message.size - sizeof head;
   if (here > bytes || (head.last() && here != bytes)) throw Corrupt("a pipe's frame: its length");
-  if (bytes > maxlength) {
+  if (head.kind() != static_cast<std::uint32_t>(FrameKind::value) && bytes > maxlength) {
     ring.release();
     turn.release();
     refuse_rest();

@@ -15,9 +15,6 @@ using Clock = Timeout::Clock;
 
 }  // namespace
 
-// Where both share a cpu they always miss.
-bool Patience::may_spin() noexcept { return misses_ < kMisses || ++skipped_ % kSeldom == 0; }
-
 SocketEnd::SocketEnd(Descriptor socket, Descriptor memory, shm::ObjectRef object) noexcept
     : ConnectionEnd(true, true),
       socket_(std::move(socket)),

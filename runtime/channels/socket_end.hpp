@@ -25,7 +25,6 @@
 #include <sys/uio.h>
 
 #include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -37,8 +36,8 @@
 #include "runtime/channels/auth.hpp"
 #include "runtime/channels/close_bell.hpp"
 #include "runtime/channels/connection_end.hpp"
+#include "runtime/channels/patience.hpp"
 #include "runtime/channels/peer_memory.hpp"
-#include "shm/parking.hpp"
 #include "shm/shared_lock.hpp"
 
 namespace millrace::runtime {
@@ -56,31 +55,6 @@ struct SocketObject {
   SocketTurn sending;
   SocketTurn receiving;
   AuthExchange::Side side;  // which lane is whose
-};
-
-/// Whether it pays to wait awake for the peer: while that is answered, and now and then to see.
-class Patience {
- public:
-  /// True when `ready()` is, at once or within kTime.
-  template <class Ready>
-  bool wait(Ready&& ready) {
-    if (ready()) return true;
-    if (!may_spin()) return false;
-    const bool came = shm::spin_until(ready, kTime);
-    misses_ = came ? 0 : misses_ + 1;
-    return came;
-  }
-
- private:
-  static constexpr unsigned kMisses = 2;  // in a row, until it is tried seldom
-  static constexpr unsigned kSeldom = 16;
-  // About what it costs to be woken, and to copy a piece.
-  static constexpr auto kTime = std::chrono::microseconds(50);
-
-  bool may_spin() noexcept;
-
-  unsigned misses_ = 0;
-  unsigned skipped_ = 0;
 };
 
 class SocketEnd final : public ConnectionEnd {

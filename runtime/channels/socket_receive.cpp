@@ -104,10 +104,7 @@ SocketEnd::Incoming SocketEnd::receive_length(Turn& turn, Pause& pause, std::siz
 
 // A peer on this host: what it sends may be here before this thread were asleep.
 bool SocketEnd::await_peer() noexcept {
-  return receive_patience_.wait([&] {
-    std::byte first{};
-    return ::recv(socket_.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
-  });
+  return receive_patience_.wait([this] { return something_came(socket_.get()); });
 }
 
 // Inside a message.

@@ -45,6 +45,41 @@ TEST_F(ConnectionTest, AValueReceivedAsBytesIsItsPickle) {  // N07, N08
   }
 }
 
+TEST_F(ConnectionTest, TheLengthOfAValueIsItsPickles) {  // N07
+  auto [here, there] = Pipe();
+  here.send(5);
+  const auto length = static_cast<std::ptrdiff_t>(there.recv_bytes().size());
+  here.send(5);
+  EXPECT_EQ(there.recv_bytes(length).size(), static_cast<std::size_t>(length));
+  here.send(5);
+  try {
+    (void)there.recv_bytes(length - 1);
+    FAIL();
+  } catch (const std::system_error& error) {
+    EXPECT_EQ(error.code().value(), EMSGSIZE) << error.what();
+  }
+  EXPECT_FALSE(there.readable());
+  there.send("the other way");
+  EXPECT_EQ(here.recv(), "the other way");
+}
+
+// A value whose pickle is far shorter than what goes through the pipe for it.
+TEST_F(ConnectionTest, AValueIsNotTooLongForWhatCarriesIt) {  // N07
+  auto [here, there] = Pipe({.duplex = false});
+  const Connection writer = there;
+  const std::vector<int> zeroes(20'000, 0);
+  Process sender([&] { writer.send(zeroes); });
+  sender.start();
+  const Bytes pickle = here.recv_bytes(60'000);
+  EXPECT_LT(pickle.size(), zeroes.size() * sizeof(int));
+  sender.join();
+  Process again([&] { writer.send(zeroes); });
+  again.start();
+  EXPECT_THROW((void)here.recv_bytes(30'000), std::system_error);
+  EXPECT_TRUE(here.closed()) << "it could only read";
+  again.join();
+}
+
 TEST_F(ConnectionTest, WhatIsReceivedAsBytesInVainIsGivenBack) {
   auto [here, there] = Pipe();
   auto [watched, sent] = Pipe();

@@ -51,7 +51,7 @@ class MemoryEnd final : public runtime::ConnectionEnd {
     if (frames.empty()) runtime::throw_end_of_file();
     const MemoryFrame frame = std::move(frames.front());
     frames.pop_front();
-    if (frame.bytes.size() > maxlength) {
+    if (frame.kind == runtime::FrameKind::bytes && frame.bytes.size() > maxlength) {
       guard.unlock();
       refuse_rest();
       runtime::throw_bad_message_length();
