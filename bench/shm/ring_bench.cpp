@@ -22,7 +22,14 @@ struct Message {
   std::uint64_t word[Bytes / 8];
 };
 
-template <std::size_t Bytes>
+// What an end does between two looks for its turn.
+enum class Wait { look, pause };
+template <Wait kWait>
+void between_looks() {
+  if constexpr (kWait == Wait::pause) millrace::shm::cpu_relax();
+}
+
+template <std::size_t Bytes, Wait kWait = Wait::look>
 double raw_round_trip() {
   constexpr int kRounds = 100000;
   bench::SharedBlock block(sizeof(bench::OneLine));
@@ -37,6 +44,7 @@ double raw_round_trip() {
           line->flag.store(flag, std::memory_order_release);
         } else {
           while (line->flag.load(std::memory_order_acquire) != flag) {
+            between_looks<kWait>();
           }
           std::memcpy(mine.word, line->payload, Bytes);
           bench::keep(mine);
@@ -57,7 +65,7 @@ struct RingPair {
   SpscRing there, back;
 };
 
-template <std::size_t Bytes>
+template <std::size_t Bytes, Wait kWait = Wait::look>
 double ring_round_trip(int rounds = 100000) {
   RingPair rings({1024, 1U << 20});
   const auto serve = [&](SpscRing& out, SpscRing& in, bool first) {
@@ -70,6 +78,7 @@ double ring_round_trip(int rounds = 100000) {
         to.wake();
       }
       while (from.try_pop(message.get(), Bytes) < 0) {
+        between_looks<kWait>();
       }
       bench::keep(*message);
       if (!first) {
@@ -83,7 +92,7 @@ double ring_round_trip(int rounds = 100000) {
          rounds;
 }
 
-template <std::size_t Bytes>
+template <std::size_t Bytes, Wait kWait = Wait::look>
 double index_round_trip() {
   constexpr int kRounds = 100000;
   using Ring = bench::IndexRing<Message<Bytes>>;
@@ -96,6 +105,7 @@ double index_round_trip() {
     for (int i = 0; i < kRounds; ++i) {
       if (first) out.push(message);
       while (!in.pop(message)) {
+        between_looks<kWait>();
       }
       bench::keep(message);
       if (!first) out.push(message);
@@ -167,6 +177,19 @@ double ring_stream(Publish when) {
   return rate(ns, kCount);
 }
 
+// The same with waits that pause, as everything in the library that waits does: a line that is
+// looked at without a pause is slower to come.
+template <std::size_t Bytes>
+void pausing_round_trips(bench::Suite& suite, const std::string& size) {
+  const std::string pausing = size + ", waits pause";
+  suite.measure("one cache line, " + pausing, raw_round_trip<Bytes, Wait::pause>);
+  suite.measure("index ring, " + pausing, index_round_trip<Bytes, Wait::pause>);
+  suite.measure("ring " + pausing, [] { return ring_round_trip<Bytes, Wait::pause>(); });
+  for (const char* peer : {"one cache line, ", "index ring, "}) {
+    suite.row({"round trip " + pausing, "ns", "ring " + pausing, peer + pausing, 0, Better::lower});
+  }
+}
+
 void round_trips(bench::Suite& suite) {
   suite.measure("one cache line, flag", raw_round_trip<0>);
   suite.measure("one cache line, flag and 48 B", raw_round_trip<48>);
@@ -184,6 +207,8 @@ void round_trips(bench::Suite& suite) {
   // What the machine allows of the two rows above.
   suite.row({"physical limit of a round trip 48 B", "ns", "one cache line, flag and 48 B",
              "index ring, 48 B", 0, lower});
+  pausing_round_trips<8>(suite, "8 B");
+  pausing_round_trips<48>(suite, "48 B");
   for (const bench::KernelPeer peer : bench::kKernelPeers) {
     const std::string name = bench::name_of(peer);
     for (const auto& [label, bytes] : {std::pair{"8 B", 8}, {"1 KiB", 1024}, {"64 KiB", 65536}}) {
