@@ -1,9 +1,9 @@
 // Proxies: what stands for an object that a manager's server holds. Python: managers.BaseProxy.
 //
 // A proxy is a handle: a copy refers to the same shared object, calls are const, and it may be an
-// argument, a capture under fork, an item, a message, or an element of another shared object, where
-// it stays alive. The object lives until the last proxy anywhere is gone. Any thread may call;
-// calls of several threads do not wait for each other.
+// argument, a capture, an item, a message, or an element of another shared object, where it stays
+// alive. The object lives until the last proxy anywhere is gone, on its way or in a callable that
+// waits to be called too. Any thread may call; calls of several threads do not wait for each other.
 //
 // Every call throws what the method throws, with its type; RemoteError for a method that is not
 // exposed and for what has no type here; EOFError or std::system_error when the server has ended.
@@ -13,6 +13,7 @@
 #include <iosfwd>
 #include <memory>
 #include <millrace/address.hpp>
+#include <millrace/handle.hpp>
 #include <millrace/manager_values.hpp>
 #include <millrace/object.hpp>
 #include <millrace/type_key.hpp>
@@ -39,6 +40,35 @@ namespace runtime {
 class ProxyState;
 using ProxyRef = std::shared_ptr<ProxyState>;
 
+/// What a proxy holds: in memory of the process's own the state that its copies here share, in the
+/// arena (a callable's copy, a shared container) a parcel from which any process makes one.
+class ProxyPlace {
+ public:
+  explicit ProxyPlace(ProxyRef state) noexcept : state_(std::move(state)) {}
+  /// Out of the arena: what the server throws that is asked for one reference more.
+  ProxyPlace(const ProxyPlace& other);
+  // NOLINTNEXTLINE(performance-noexcept-move-constructor): out of the arena it is a copy
+  ProxyPlace(ProxyPlace&& other);
+  ProxyPlace& operator=(const ProxyPlace& other);
+  // NOLINTNEXTLINE(performance-noexcept-move-constructor): as above
+  ProxyPlace& operator=(ProxyPlace&& other);
+  ~ProxyPlace();
+
+  /// Null where it lies in the arena, or was moved from.
+  [[nodiscard]] const ProxyRef& here() const noexcept { return state_; }
+  /// Makes one in the arena usable. ValueError for one that was moved from.
+  [[nodiscard]] ProxyRef state() const;
+  /// Makes it usable in the arena. ValueError, too.
+  [[nodiscard]] shm::ObjectRef parcel() const;
+
+ private:
+  void fill(const ProxyPlace& other);
+  void clear() noexcept;
+
+  ProxyRef state_;
+  shm::ObjectRef parcel_;
+};
+
 void encode_proxy(wire::Writer& out, const BaseProxy& proxy);
 ProxyRef decode_proxy(wire::Reader& in);
 /// The proxy in an Object, of whichever type. Throws TypeError when there is none.
@@ -57,7 +87,7 @@ bool declare_proxy(std::string_view type, const char* python_class, Object (*mak
 class BaseProxy {
  public:
   /// For the library: create() and results of calls make proxies.
-  explicit BaseProxy(runtime::ProxyRef state) noexcept : state_(std::move(state)) {}
+  explicit BaseProxy(runtime::ProxyRef state) noexcept : place_(std::move(state)) {}
 
   /// Calls a method with any Serializable arguments and waits for its result: an Object, an R, or
   /// nothing for void; a proxy where the method's type says so. Python: _callmethod, X01.
@@ -96,7 +126,7 @@ class BaseProxy {
   friend struct ProxyAccess;
   [[nodiscard]] bool is(const BaseProxy& other) const;
 
-  runtime::ProxyRef state_;
+  runtime::ProxyPlace place_;
 };
 
 namespace runtime {
@@ -115,7 +145,8 @@ inline const bool kProxyDeclared = declare_proxy(wire::type_key<P>(), kProxyClas
 
 namespace wire {
 
-/// Proxies of all types travel as their token; the receiver is counted as another holder.
+/// Proxies of all types travel as a parcel, which keeps the object; the receiver is counted as
+/// another holder.
 template <std::derived_from<BaseProxy> P>
 struct Custom<P> {
   static void encode(Writer& out, const P& proxy) {

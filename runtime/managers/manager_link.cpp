@@ -362,6 +362,26 @@ void ManagerLink::decref(const std::string& id) noexcept {
   }
 }
 
+std::uint64_t ManagerLink::depart(const std::string& id) {
+  const bool python = session()->peer() == ManagerChannel::Peer::python;
+  call_server(python ? "incref" : "depart", {Object(id)});
+  const std::scoped_lock guard(links_mutex());
+  return client_;
+}
+
+void ManagerLink::discard(const std::string& id, std::uint64_t maker) noexcept {
+  try {
+    if (ended_.load(std::memory_order_relaxed)) return;  // a hint: nobody would answer
+    if (session()->peer() == ManagerChannel::Peer::python) {
+      call_server("decref", {Object(id)});
+    } else {
+      call_server("discard", {Object(id), Object(hex_of(maker))});
+    }
+  } catch (...) {
+    static_cast<void>(0);  // the server has ended
+  }
+}
+
 void ManagerLink::shut_down() noexcept {
   ended_.store(true, std::memory_order_relaxed);  // a hint to those who would call
   std::vector<Channel> open;

@@ -105,6 +105,11 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   void incref(const std::string& id);
   /// One less. Never throws: a server that has ended has no references.
   void decref(const std::string& id) noexcept;
+  /// The server keeps the object for a parcel that this process makes: the number by which anyone
+  /// gives that back. An exception: it does not.
+  std::uint64_t depart(const std::string& id);
+  /// Gives back what depart() in some process has kept. Never throws, as decref().
+  void discard(const std::string& id, std::uint64_t maker) noexcept;
   /// The server has been told to end: nothing is sent any more, connections are closed.
   void shut_down() noexcept;
 

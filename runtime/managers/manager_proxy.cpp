@@ -8,17 +8,14 @@
 #include <ostream>
 #include <utility>
 
+#include "runtime/base/own_pid.hpp"
 #include "runtime/managers/manager_objects.hpp"
 #include "runtime/managers/manager_session.hpp"
+#include "runtime/managers/manager_travel.hpp"
 #include "runtime/values/object_node.hpp"
 #include "runtime/values/pickle_handles.hpp"
 
 namespace millrace {
-
-/// The library's way into a proxy.
-struct ProxyAccess {
-  static const runtime::ProxyRef& state(const BaseProxy& proxy) { return proxy.state_; }
-};
 
 namespace runtime {
 
@@ -33,13 +30,13 @@ struct ProxyType {
 };
 constinit std::atomic<const ProxyType*> g_types{nullptr};
 
-const ProxyState* state_in(const Object& value) {
+ProxyRef state_in(const Object& value) {
   if (!is_kind(value, ValueKind::handle)) return nullptr;
   auto* const node = Access::node<HandleNode>(value);
   // OBSERVE type: it is complete
   for (auto* each = g_types.load(std::memory_order_acquire); each != nullptr; each = each->next) {
     if (each->pickler.type != node->ops->type) continue;
-    return ProxyAccess::state(*static_cast<const BaseProxy*>(node->handle())).get();
+    return ProxyAccess::place(*static_cast<const BaseProxy*>(node->handle())).state();
   }
   return nullptr;
 }
@@ -56,7 +53,8 @@ std::string class_of(const TokenValue& token) {
 }
 
 Object python_of_proxy(const Object& handle) {
-  const ProxyState& state = *state_in(handle);
+  const ProxyRef held = state_in(handle);
+  const ProxyState& state = *held;
   Dict keywords;
   if (state.python_class == "AutoProxy") {
     std::vector<Object> names(state.exposed.begin(), state.exposed.end());
@@ -66,29 +64,6 @@ Object python_of_proxy(const Object& handle) {
       "multiprocessing.managers", "RebuildProxy",
       Object(Tuple{python_global("multiprocessing.managers", state.python_class),
                    object_of_token(state.token), Object("pickle"), Object(std::move(keywords))}));
-}
-
-// Which server a token is of: the one that `known` says; the one that is replying, if the token
-// is its own; else the one at the token's address with this process's key, as in CPython.
-std::shared_ptr<ManagerLink> link_of(const TokenValue& token, const ManagerLink::Target* known) {
-  if (known != nullptr) return ManagerLink::to(*known);
-  ManagerLink* const replying = replying_link();
-  const connection::Address address = address_of_object(token.address);
-  if (replying != nullptr && replying->target().address == address) {
-    return replying->shared_from_this();
-  }
-  return ManagerLink::to({address, current_process().authkey(), true});
-}
-
-ProxyRef proxy_of_token(TokenValue token, std::string python_class, const Object& exposed,
-                        const ManagerLink::Target* known) {
-  if (auto object = ManagerServer::object_at(token.address, token.id)) {
-    return std::make_shared<ProxyState>(std::move(object), std::move(token));
-  }
-  const auto link = link_of(token, known);
-  link->incref(token.id);
-  return std::make_shared<ProxyState>(link, std::move(token), std::move(python_class),
-                                      names_in(exposed));
 }
 
 // RebuildProxy(class, token, 'pickle', keywords)
@@ -117,6 +92,29 @@ const bool g_rebuilds = [] {
 
 }  // namespace
 
+// Which server a token is of: the one that `known` says; the one that is replying, if the token
+// is its own; else the one at the token's address with this process's key, as in CPython.
+std::shared_ptr<ManagerLink> link_of(const TokenValue& token, const ManagerLink::Target* known) {
+  if (known != nullptr) return ManagerLink::to(*known);
+  ManagerLink* const replying = replying_link();
+  const connection::Address address = address_of_object(token.address);
+  if (replying != nullptr && replying->target().address == address) {
+    return replying->shared_from_this();
+  }
+  return ManagerLink::to({address, current_process().authkey(), true});
+}
+
+ProxyRef proxy_of_token(TokenValue token, std::string python_class, const Object& exposed,
+                        const ManagerLink::Target* known) {
+  if (auto object = ManagerServer::object_at(token.address, token.id)) {
+    return std::make_shared<ProxyState>(std::move(object), std::move(token));
+  }
+  const auto link = link_of(token, known);
+  link->incref(token.id);
+  return std::make_shared<ProxyState>(link, std::move(token), std::move(python_class),
+                                      names_in(exposed));
+}
+
 bool declare_proxy(std::string_view type, const char* python_class,
                    Object (*make)(ProxyRef state)) {
   auto* const entry = new ProxyType{{type, &python_of_proxy}, python_class, make};
@@ -144,6 +142,7 @@ ProxyState::ProxyState(std::shared_ptr<SharedObject> of, TokenValue at)
       exposed(object->exposed) {}
 
 ProxyState::~ProxyState() {
+  if (parcel_maker == own_pid()) leave_parcel(parcel.payload());
   if (link != nullptr) link->decref(token.id);
 }
 
@@ -193,45 +192,18 @@ Object object_of_proxy(ProxyRef state) {
 }
 
 ProxyRef proxy_in(const Object& value) {
-  const ProxyState* const state = state_in(value);
+  ProxyRef state = state_in(value);
   if (state == nullptr) throw TypeError("a proxy was expected, not " + value.type_name());
-  auto* const node = Access::node<HandleNode>(value);
-  return ProxyAccess::state(*static_cast<const BaseProxy*>(node->handle()));
-}
-
-// In the program's own messages: token, class, names, and how to reach the server.
-void encode_proxy(wire::Writer& out, const BaseProxy& proxy) {
-  const ProxyState& state = *ProxyAccess::state(proxy);
-  std::vector<Object> names(state.exposed.begin(), state.exposed.end());
-  Tuple parts{object_of_token(state.token), Object(state.python_class),
-              Object(Tuple(std::span<Object>(names))),
-              state.link != nullptr ? Object(state.link->target().authkey) : Object(),
-              Object(state.link == nullptr || state.link->target().legacy_md5)};
-  encode_object(out, Object(std::move(parts)));
-}
-
-ProxyRef decode_proxy(wire::Reader& in) {
-  const Object parts = decode_object(in);
-  if (!parts.is<Tuple>() || parts.size() != 5) throw Corrupt("a proxy's message is damaged");
-  TokenValue token = token_of_object(parts[0]);
-  std::optional<ManagerLink::Target> target;
-  if (parts[3].is_none() && replying_link() != nullptr) {
-    target = replying_link()->target();  // it is an object of the server that sent it
-  } else if (!parts[3].is_none()) {
-    target = ManagerLink::Target{address_of_object(token.address), parts[3].as<Bytes>(),
-                                 parts[4].as<bool>()};
-  }
-  return proxy_of_token(std::move(token), parts[1].as<std::string>(), parts[2],
-                        target ? &*target : nullptr);
+  return state;
 }
 
 std::shared_ptr<Referent> referent_of_proxy(const Object& value) {
-  const ProxyState* const state = state_in(value);
+  const ProxyRef state = state_in(value);
   return state == nullptr || state->object == nullptr ? nullptr : state->object->referent;
 }
 
 Object plain_of(const Object& value) {
-  const ProxyState* const state = state_in(value);
+  const ProxyRef state = state_in(value);
   if (state == nullptr) return value;
   return state->call("#GETVALUE", {});
 }
@@ -239,29 +211,33 @@ Object plain_of(const Object& value) {
 }  // namespace runtime
 
 Object BaseProxy::call_method(std::string_view method, std::vector<Object> arguments) const {
-  return state_->call(method, std::move(arguments));
+  if (place_.here() != nullptr) return place_.here()->call(method, std::move(arguments));
+  return place_.state()->call(method, std::move(arguments));
 }
 
-Object BaseProxy::getvalue() const { return state_->call("#GETVALUE", {}); }
+Object BaseProxy::getvalue() const { return call_method("#GETVALUE", {}); }
 
 Token BaseProxy::token() const {
-  return {state_->token.typeid_name, runtime::address_of_object(state_->token.address),
-          state_->token.id};
+  const runtime::TokenValue token = place_.state()->token;
+  return {token.typeid_name, runtime::address_of_object(token.address), token.id};
 }
 
 std::string BaseProxy::repr() const {
+  const runtime::ProxyRef state = place_.state();
   return "<" +
-         (state_->python_class == "AutoProxy" ? "AutoProxy[" + state_->token.typeid_name + "]"
-                                              : state_->python_class) +
-         " object, typeid " + Object(state_->token.typeid_name).repr() + " at " +
-         runtime::address_text(state_.get()) + ">";
+         (state->python_class == "AutoProxy" ? "AutoProxy[" + state->token.typeid_name + "]"
+                                             : state->python_class) +
+         " object, typeid " + Object(state->token.typeid_name).repr() + " at " +
+         runtime::address_text(state.get()) + ">";
 }
 
-std::string BaseProxy::str() const { return state_->call("__repr__", {}).as<std::string>(); }
+std::string BaseProxy::str() const { return call_method("__repr__", {}).as<std::string>(); }
 
 bool BaseProxy::is(const BaseProxy& other) const {
-  return state_ == other.state_ || (state_->token.id == other.state_->token.id &&
-                                    state_->token.address == other.state_->token.address);
+  const runtime::ProxyRef mine = place_.state();
+  const runtime::ProxyRef theirs = other.place_.state();
+  return mine == theirs ||
+         (mine->token.id == theirs->token.id && mine->token.address == theirs->token.address);
 }
 
 std::ostream& operator<<(std::ostream& out, const BaseProxy& proxy) {

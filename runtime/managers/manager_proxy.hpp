@@ -1,7 +1,10 @@
 // What is behind a proxy: an object of a server elsewhere, or of this process's own.
 #pragma once
 
+#include <sys/types.h>
+
 #include <memory>
+#include <millrace/handle.hpp>
 #include <millrace/proxy.hpp>
 #include <string>
 #include <vector>
@@ -10,9 +13,17 @@
 #include "runtime/managers/manager_proxy_values.hpp"
 #include "runtime/managers/manager_server.hpp"
 
-namespace millrace::runtime {
+namespace millrace {
 
-/// One reference of this process's; given back with the last proxy that shares it. Constant.
+/// The library's way into a proxy.
+struct ProxyAccess {
+  static const runtime::ProxyPlace& place(const BaseProxy& proxy) { return proxy.place_; }
+};
+
+namespace runtime {
+
+/// One reference of this process's; given back with the last proxy that shares it. Constant, but
+/// for the parcel that it has been put in (manager_travel.hpp).
 class ProxyState {
  public:
   /// Of another process's object. The link has counted it already.
@@ -31,12 +42,23 @@ class ProxyState {
   const TokenValue token;
   const std::string python_class;
   const std::vector<std::string> exposed;  // of an AutoProxy
+
+  // Under a lock of all parcels:
+  shm::ObjectRef parcel;   // made when it first leaves the process
+  pid_t parcel_maker = 0;  // the process that made it: an inherited one is the parent's
 };
 
 /// A proxy of an object whose reference the server has counted for this process.
 ProxyRef adopted_proxy(const std::shared_ptr<ManagerLink>& link, TokenValue token,
                        const Object& exposed);
+/// A proxy of an object of which this process becomes another holder. `known`: where its server is,
+/// else that is the one whose reply is being read, or the token's address with this process's key.
+ProxyRef proxy_of_token(TokenValue token, std::string python_class, const Object& exposed,
+                        const ManagerLink::Target* known);
 /// A proxy in an Object, as the class that its type has in Python.
 Object object_of_proxy(ProxyRef state);
+/// The link of this process to a token's server; `known` as above.
+std::shared_ptr<ManagerLink> link_of(const TokenValue& token, const ManagerLink::Target* known);
 
-}  // namespace millrace::runtime
+}  // namespace runtime
+}  // namespace millrace

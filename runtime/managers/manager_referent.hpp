@@ -43,7 +43,8 @@ struct ManagerClient {
   bool ends_with_process = false;
 
   std::mutex mutex;  // guards what follows
-  std::unordered_map<std::string, std::uint64_t> references;
+  std::unordered_map<std::string, std::uint64_t> references;  // its forked children begin with them
+  std::unordered_map<std::string, std::uint64_t> departed;    // of parcels that it has made
   std::vector<std::weak_ptr<Referent>> held;  // that may have to be told of its end
   int connections = 0;
 

@@ -142,14 +142,35 @@ std::shared_ptr<SharedObject> ManagerServer::find(const std::string& id) {
   return found == known_.end() ? nullptr : found->second.lock();
 }
 
-void ManagerServer::incref(ManagerCaller& caller, const std::string& id) {
+// The object lives, by a client's reference or by a proxy inside the server.
+void ManagerServer::add_reference(const std::string& id) {
   const std::shared_ptr<SharedObject> object = find(id);
   if (object == nullptr) throw KeyError(Object(id).repr());
-  {
-    const std::scoped_lock guard(mutex_);
-    objects_[id] = object;
-    ++object->references;
+  const std::scoped_lock guard(mutex_);
+  objects_[id] = object;
+  ++object->references;
+}
+
+// False when none is left. The last one destroys it.
+bool ManagerServer::take_reference(const std::string& id) {
+  std::shared_ptr<SharedObject> last;  // destroyed behind the lock
+  const std::scoped_lock guard(mutex_);
+  const auto found = objects_.find(id);
+  if (found == objects_.end()) {
+    if (known_.contains(id)) return false;  // held by a proxy inside the server
+    throw KeyError(Object(id).repr());
   }
+  std::uint64_t& count = found->second->references;
+  if (count > 0) --count;
+  if (count == 0) {
+    last = std::move(found->second);
+    objects_.erase(found);
+  }
+  return true;
+}
+
+void ManagerServer::incref(ManagerCaller& caller, const std::string& id) {
+  add_reference(id);
   ManagerClient& client = caller.client();
   if (!client.ends_with_process) return;
   const std::scoped_lock guard(client.mutex);
@@ -157,26 +178,63 @@ void ManagerServer::incref(ManagerCaller& caller, const std::string& id) {
 }
 
 void ManagerServer::decref(ManagerCaller& caller, const std::string& id) {
-  std::shared_ptr<SharedObject> last;  // destroyed behind the locks
-  {
-    const std::scoped_lock guard(mutex_);
-    const auto found = objects_.find(id);
-    if (found == objects_.end()) {
-      if (known_.contains(id)) return;  // held by a proxy inside the server
-      throw KeyError(Object(id).repr());
-    }
-    std::uint64_t& count = found->second->references;
-    if (count > 0) --count;
-    if (count == 0) {
-      last = std::move(found->second);
-      objects_.erase(found);
-    }
-  }
+  if (!take_reference(id)) return;
   ManagerClient& client = caller.client();
   if (!client.ends_with_process) return;
   const std::scoped_lock guard(client.mutex);
   const auto own = client.references.find(id);
   if (own != client.references.end() && --own->second == 0) client.references.erase(own);
+}
+
+void ManagerServer::depart(ManagerCaller& caller, const std::string& id) {
+  add_reference(id);
+  const std::scoped_lock guard(caller.client().mutex);
+  ++caller.client().departed[id];
+}
+
+void ManagerServer::discard(std::uint64_t maker, const std::string& id) {
+  std::shared_ptr<ManagerClient> client;
+  {
+    const std::scoped_lock guard(mutex_);
+    if (const auto found = clients_.find(maker); found != clients_.end()) {
+      client = found->second.lock();
+    }
+  }
+  if (client == nullptr) return;
+  {
+    const std::scoped_lock guard(client->mutex);
+    const auto departed = client->departed.find(id);
+    if (departed == client->departed.end()) return;
+    if (--departed->second == 0) client->departed.erase(departed);
+  }
+  take_reference(id);
+}
+
+std::uint64_t ManagerServer::depart_own(const SharedObject& object) {
+  const auto self = object.server_.lock();
+  if (self == nullptr) return 0;
+  ManagerServer& server = **self;
+  std::shared_ptr<ManagerClient> itself;
+  {
+    const std::scoped_lock guard(server.mutex_);
+    if (server.itself_ == nullptr) {
+      server.itself_ = std::make_shared<ManagerClient>();
+      fill_random(&server.itself_->id, sizeof server.itself_->id);
+      server.itself_->id |= 1;
+      server.clients_[server.itself_->id] = server.itself_;
+    }
+    itself = server.itself_;
+  }
+  ManagerCaller caller(itself);
+  server.depart(caller, object.id);
+  return itself->id;
+}
+
+bool ManagerServer::discard_own(const Object& address, const std::string& id, std::uint64_t maker) {
+  std::shared_ptr<SharedObject> object;
+  ManagerServer* const server = server_at(address, object, id);
+  if (server != nullptr) server->discard(maker, id);
+  return server != nullptr;
 }
 
 void ManagerServer::forget(const SharedObject& object) {
@@ -256,19 +314,25 @@ std::shared_ptr<ManagerClient> ManagerServer::client(std::uint64_t number, pid_t
 
 void ManagerServer::disconnect(const std::shared_ptr<ManagerClient>& client) {
   std::unordered_map<std::string, std::uint64_t> left;
+  std::unordered_map<std::string, std::uint64_t> departed;
   std::vector<std::weak_ptr<Referent>> held;
   {
     const std::scoped_lock guard(client->mutex);
     if (--client->connections > 0) return;
     left = client->references;
+    departed.swap(client->departed);
     held.swap(client->held);
   }
   for (const auto& each : held) {
     if (const auto referent = each.lock()) referent->client_gone(*client);
   }
   ManagerCaller gone(client);
+  // What others have taken off already, who may call anything, is left alone.
   for (const auto& [id, count] : left) {
-    for (std::uint64_t i = 0; i < count; ++i) decref(gone, id);
+    for (std::uint64_t i = 0; i < count && find(id) != nullptr; ++i) decref(gone, id);
+  }
+  for (const auto& [id, count] : departed) {
+    for (std::uint64_t i = 0; i < count && find(id) != nullptr; ++i) take_reference(id);
   }
 }
 
@@ -293,22 +357,29 @@ void ManagerServer::publish() {
   servers().push_back(this);
 }
 
-std::shared_ptr<SharedObject> ManagerServer::object_at(const Object& address,
-                                                       const std::string& id) {
+ManagerServer* ManagerServer::server_at(const Object& address,
+                                        std::shared_ptr<SharedObject>& object,
+                                        const std::string& id) {
   if (servers_process.load(std::memory_order_relaxed) != own_pid()) return nullptr;  // as above
   const std::scoped_lock guard(servers_mutex);
   for (ManagerServer* const each : servers()) {
-    auto object = each->find(id);
-    if (each->address_ == address) {
-      if (object == nullptr) throw KeyError(Object(id).repr());
-      return object;
-    }
+    object = each->find(id);
+    if (each->address_ == address) return each;
     // Another spelling of the same host: ids are random, so one that is known is its own.
     const bool same_port = object != nullptr && is_sequence(address) &&
                            is_sequence(each->address_) && address[1] == each->address_[1];
-    if (same_port) return object;
+    if (same_port) return each;
   }
+  object = nullptr;
   return nullptr;
+}
+
+std::shared_ptr<SharedObject> ManagerServer::object_at(const Object& address,
+                                                       const std::string& id) {
+  std::shared_ptr<SharedObject> object;
+  if (server_at(address, object, id) == nullptr) return nullptr;
+  if (object == nullptr) throw KeyError(Object(id).repr());
+  return object;
 }
 
 }  // namespace millrace::runtime

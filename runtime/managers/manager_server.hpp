@@ -74,6 +74,14 @@ class ManagerServer {
   /// Throws KeyError for an unknown id.
   void incref(ManagerCaller& caller, const std::string& id);
   void decref(ManagerCaller& caller, const std::string& id);
+  /// A parcel of the caller's has a reference (manager_travel.hpp). KeyError for an unknown id.
+  void depart(ManagerCaller& caller, const std::string& id);
+  /// Who drops the last of it says so, for its maker; nothing if that one has ended.
+  void discard(std::uint64_t maker, const std::string& id);
+  /// The same in the server's process, for its own objects: the maker's number, 0 when the server
+  /// has ended; false when it is no server of this process's.
+  static std::uint64_t depart_own(const SharedObject& object);
+  static bool discard_own(const Object& address, const std::string& id, std::uint64_t maker);
   [[nodiscard]] std::shared_ptr<SharedObject> find(const std::string& id);
   [[nodiscard]] std::size_t number_of_objects();
   [[nodiscard]] std::string debug_info();
@@ -107,6 +115,10 @@ class ManagerServer {
                                          std::shared_ptr<Referent> referent);
   const ManagerType& type_of(const std::string& typeid_name) const;
   void forget(const SharedObject& object);
+  void add_reference(const std::string& id);
+  bool take_reference(const std::string& id);
+  static ManagerServer* server_at(const Object& address, std::shared_ptr<SharedObject>& object,
+                                  const std::string& id);
 
   const ManagerTypes types_;
   Object address_;
@@ -115,6 +127,7 @@ class ManagerServer {
   std::unordered_map<std::string, std::weak_ptr<SharedObject>> known_;  // all that are alive
   std::unordered_map<const void*, std::weak_ptr<SharedObject>> by_identity_;
   std::unordered_map<std::uint64_t, std::weak_ptr<ManagerClient>> clients_;
+  std::shared_ptr<ManagerClient> itself_;  // as a maker of parcels
   std::uint64_t last_id_;
   std::shared_ptr<ManagerServer*> self_;
 

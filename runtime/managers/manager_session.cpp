@@ -52,7 +52,7 @@ Object error_of(const std::exception_ptr& error) {
 constexpr const char* kFunctions[] = {"shutdown",    "create",     "accept_connection",
                                       "get_methods", "debug_info", "number_of_objects",
                                       "dummy",       "incref",     "decref",
-                                      "open_line"};
+                                      "depart",      "discard",    "open_line"};
 
 bool is_function(const std::string& name) {
   for (const char* each : kFunctions) {
@@ -156,6 +156,10 @@ Object ManagerSession::control(Request& request, Next& next) {
     server_.incref(caller_, text(0));
   } else if (request.method == "decref") {
     server_.decref(caller_, text(0));
+  } else if (request.method == "depart") {
+    server_.depart(caller_, text(0));
+  } else if (request.method == "discard") {
+    server_.discard(number_of_hex(text(1)), text(0));
   } else if (request.method == "number_of_objects") {
     value = server_.number_of_objects();
   } else if (request.method == "debug_info") {

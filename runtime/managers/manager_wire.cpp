@@ -4,6 +4,7 @@
 #include <charconv>
 #include <millrace/errors.hpp>
 
+#include "runtime/managers/manager_travel.hpp"
 #include "runtime/values/pickle.hpp"
 
 namespace millrace::runtime {
@@ -38,6 +39,7 @@ void put_frame(wire::Writer& out, const Object& value, bool own) {
   const std::size_t start = out.size();
   try {
     out.put(kOwnFrame);
+    const ProxiesByName frame;
     encode_object(out, value);
     out.end_session();
   } catch (...) {
@@ -50,6 +52,13 @@ std::string hex_of(std::uint64_t number) {
   std::array<char, 16> text{};
   const auto end = std::to_chars(text.data(), text.data() + text.size(), number, 16).ptr;
   return {text.data(), end};
+}
+
+std::uint64_t number_of_hex(std::string_view text) {
+  const std::string all(text);
+  std::uint64_t number = 0;
+  if (!take_number(text, number) || !text.empty()) throw ValueError(all + " is no number");
+  return number;
 }
 
 std::string text_of_hello(const std::string& process_name, const ManagerHello& hello) {

@@ -24,6 +24,8 @@ void put_frame(wire::Writer& out, const Object& value, bool own);
 
 /// A number in hexadecimal digits.
 std::string hex_of(std::uint64_t number);
+/// And back. Throws ValueError.
+std::uint64_t number_of_hex(std::string_view text);
 
 /// How a client of millrace's introduces itself, inside the name that accept_connection has.
 struct ManagerHello {

@@ -1,0 +1,85 @@
+// A manager's server under many: objects that come and go, clients that come at once. **beyond**
+// Python.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <millrace/managers.hpp>
+#include <millrace/process.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/leak_check.hpp"
+
+namespace millrace::test {
+namespace {
+
+using ManagerCrowdTest = LeakCheck;
+
+bool in_full() {
+  const char* const much = std::getenv("MILLRACE_STRESS");
+  return much != nullptr && std::string(much) == "full";
+}
+
+// Memory of its own that a process has, in bytes.
+std::size_t private_bytes(int pid) {
+  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("RssAnon:")) return std::stoul(line.substr(8)) * 1024;
+  }
+  return 0;
+}
+
+void create_and_drop(const SyncManager& manager, int count) {
+  for (int i = 0; i < count; ++i) {
+    const ListProxy list = manager.list();
+    if (i % 100 == 0) list.append(i);
+  }
+}
+
+TEST_F(ManagerCrowdTest, TheServersMemoryIsAsItWasAfterManyObjects) {
+  auto manager = Manager();
+  ASSERT_EQ(active_children().size(), 1U);
+  const int server = active_children()[0].pid().value();
+  create_and_drop(manager, 2000);
+  const std::size_t before = private_bytes(server);
+  ASSERT_GT(before, 0U);
+  const int count = in_full() ? 1'000'000 : 30'000;
+  create_and_drop(manager, count);
+  // A leak of 64 bytes an object would be seen.
+  EXPECT_LT(private_bytes(server), before + static_cast<std::size_t>(count) * 64);
+  EXPECT_EQ(manager.number_of_objects(), 0U);
+}
+
+TEST_F(ManagerCrowdTest, TwoHundredClientsCallAtOnce) {
+  constexpr int kClients = 200;
+  auto manager = Manager();
+  auto dict = manager.dict();
+  auto ready = manager.Semaphore(0);
+  auto go = manager.Event();
+  std::vector<Process> clients;
+  for (int number = 0; number < kClients; ++number) {
+    clients.emplace_back([=] {
+      ready.release();
+      go.wait();
+      for (int i = 0; i <= number % 7; ++i) dict[number] = i;
+      if (dict.at(number).as<int>() != number % 7) throw ValueError("another's value");
+    });
+    clients.back().start();
+  }
+  for (int i = 0; i < kClients; ++i) ready.acquire();
+  go.set();
+  for (Process& each : clients) {
+    each.join();
+    EXPECT_EQ(each.exitcode(), 0);
+    each.close();
+  }
+  EXPECT_EQ(dict.size(), static_cast<std::size_t>(kClients));
+  for (int number = 0; number < kClients; ++number) {
+    EXPECT_EQ(dict.at(number).as<int>(), number % 7);
+  }
+}
+
+}  // namespace
+}  // namespace millrace::test
