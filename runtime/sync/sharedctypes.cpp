@@ -1,6 +1,7 @@
 // The byte core of Value, Array and their raw kin.
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <limits>
 #include <millrace/arena.hpp>
 #include <millrace/sharedctypes.hpp>
@@ -61,10 +62,17 @@ std::string text_of(long long value) { return std::to_string(value); }
 std::string text_of(unsigned long long value) { return std::to_string(value); }
 
 std::string text_of(double value) {
+  if (std::isnan(value)) return "nan";
+  const double size = std::fabs(value);
+  // As Python chooses; by itself to_chars() takes the shorter one.
+  const auto format = size >= 1e16 || (size > 0 && size < 1e-4) ? std::chars_format::scientific
+                                                                : std::chars_format::fixed;
   std::array<char, 64> text{};
-  const auto written = std::to_chars(text.begin(), text.end(), value);
+  const auto written = std::to_chars(text.begin(), text.end(), value, format);
   std::string shown(text.data(), written.ptr);
-  if (shown.find_first_not_of("-0123456789") == std::string::npos) shown += ".0";
+  if (format == std::chars_format::fixed &&
+      shown.find_first_not_of("-0123456789") == std::string::npos)
+    shown += ".0";
   return shown;
 }
 

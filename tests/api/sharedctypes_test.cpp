@@ -5,6 +5,8 @@
 #include <millrace/millrace.hpp>
 #include <ranges>
 #include <sstream>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "shm/arena.hpp"
@@ -222,6 +224,17 @@ TEST_F(SharedCTypes, ReprsNameTheTypeT17) {
   EXPECT_EQ(mp::Value<double>(2).repr(), "<Synchronized wrapper for c_double(2.0)>");
   EXPECT_EQ(mp::Value<char>('x').repr(), "<Synchronized wrapper for c_char(b'x')>");
   EXPECT_EQ(mp::RawValue<unsigned char>(200).repr(), "c_ubyte(200)");
+  for (const auto& [value, text] : std::vector<std::pair<double, std::string>>{
+           {100000, "100000.0"},
+           {-1e15, "-1000000000000000.0"},
+           {1e16, "1e+16"},
+           {1e-4, "0.0001"},
+           {1.5e-5, "1.5e-05"},
+           {0.1, "0.1"},
+           {-0.0, "-0.0"},
+           {std::numeric_limits<double>::infinity(), "inf"}}) {
+    EXPECT_EQ(mp::RawValue<double>(value).repr(), "c_double(" + text + ")");
+  }
   EXPECT_EQ(mp::Array<int>(2).repr().rfind("<SynchronizedArray wrapper for ", 0), 0U);
   std::ostringstream text;
   text << mp::Value<bool>(true);
