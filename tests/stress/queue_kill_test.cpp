@@ -2,11 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <millrace/queues.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "shm/queue_parts.hpp"
 #include "shm/reaper.hpp"
 #include "tests/stress/step_kill.hpp"
 
@@ -25,9 +28,18 @@ void report(const char* what, const StepKillResult& r) {
   EXPECT_GT(r.instructions, 50) << "the operation was not finished";
 }
 
+// The usual stride, or that of MILLRACE_STRESS=full.
+long stride_of(long usual, long full) {
+  const char* const much = std::getenv("MILLRACE_STRESS");
+  return much != nullptr && std::strcmp(much, "full") == 0 ? full : usual;
+}
+
 using Texts = std::vector<std::string>;
 
 constexpr std::size_t kBlock = 200;  // too long for a slot
+// Items in each of the three segments that a queue of texts begins with.
+constexpr int kSegmentItems =
+    static_cast<int>((8192 - sizeof(shm::QueueSegment)) >> shm::kQueueCellShift);
 
 // A queue of texts that a victim puts to or gets from.
 class QueueKill : public ::testing::Test {
@@ -74,26 +86,36 @@ class QueueKill : public ::testing::Test {
     return drained() == Texts(static_cast<std::size_t>(items), "again") && queue_->empty();
   }
 
-  void kill_putters(const char* what, int maxsize, int filling, const std::string& middle,
-                    long stride = 1) {
-    report(what, step_kill({.setup = [&] { fresh(maxsize, filling); },
-                            .prepare = be_known,
-                            .operation = [&] { queue_->put(middle); },
-                            .frozen = [&](long) { return queue_->try_put("other"); },
-                            .check =
-                                [&](long, bool finished) {
-                                  shm::reap_all_dead();
-                                  return is_whole(drained(), middle, finished) &&
-                                         is_usable(maxsize > 0 ? maxsize : 100);
-                                },
-                            .stride = stride}));
+  long kill_putters(const char* what, int maxsize, int filling, const std::string& middle,
+                    long stride = 1, long first = 0) {
+    const StepKillResult result =
+        step_kill({.setup = [&] { fresh(maxsize, filling); },
+                   .prepare = be_known,
+                   .operation = [&] { queue_->put(middle); },
+                   .frozen = [&](long) { return queue_->try_put("other"); },
+                   .check =
+                       [&](long, bool finished) {
+                         shm::reap_all_dead();
+                         return is_whole(drained(), middle, finished) &&
+                                is_usable(maxsize > 0 ? maxsize : 100);
+                       },
+                   .stride = stride,
+                   .first = first});
+    report(what, result);
+    return result.instructions;
   }
-  // Another process takes the next item while the victim stands still. `taken` counts the items
-  // that went with a victim that had them and had not returned.
-  void kill_getters(const char* what, int maxsize, int filling) {
+  // Another process takes the next item while the victim stands still; `before` items were taken
+  // before that. `gone` counts those that went with a victim that had them and had not returned.
+  void kill_getters(const char* what, int maxsize, int filling, int before = 0, long stride = 3) {
     long gone = 0;
+    Texts taken;
     Texts frozen;
-    report(what, step_kill({.setup = [&] { fresh(maxsize, filling); },
+    report(what, step_kill({.setup =
+                                [&] {
+                                  fresh(maxsize, filling);
+                                  taken.clear();
+                                  for (int i = 0; i < before; ++i) taken.push_back(queue_->get());
+                                },
                             .prepare = be_known,
                             .operation = [&] { (void)queue_->get(); },
                             .frozen =
@@ -107,12 +129,13 @@ class QueueKill : public ::testing::Test {
                                   shm::reap_all_dead();
                                   Texts got = drained();
                                   got.push_back(frozen[0]);
+                                  got.insert(got.end(), taken.begin(), taken.end());
                                   const auto all = static_cast<std::size_t>(filling);
                                   gone += got.size() == all - 1 && !finished;
                                   return holds_each_once(got, all, finished) &&
                                          is_usable(maxsize > 0 ? maxsize : 100);
                                 },
-                            .stride = 3}));
+                            .stride = stride}));
     std::printf("  %ld items went with their reader\n", gone);
   }
   // All but at most one of the texts, each once.
@@ -135,9 +158,19 @@ TEST_F(QueueKill, PutOfALargeItem) {
   kill_putters("put of a block", 5, 2, std::string(kBlock, 'm'), 5);
 }
 TEST_F(QueueKill, PutThatGoesOnToTheNextSegment) {
-  kill_putters("put, next segment", 0, 62, "m", 7);
+  kill_putters("put, next segment", 0, kSegmentItems, "m", 7);
 }
 TEST_F(QueueKill, Get) { kill_getters("get, bounded", 5, 4); }
+// The queue's own three segments are full: memory is asked for and zeroed, which is most of it,
+// then cut up, listed and linked.
+TEST_F(QueueKill, PutThatMakesTheQueueGrow) {
+  const long all = kill_putters("put, growing", 0, 3 * kSegmentItems, "m", stride_of(16001, 1009));
+  kill_putters("put, growing, its end", 0, 3 * kSegmentItems, "m", stride_of(199, 1), all - 800);
+}
+// The first segment is used up: the getter crosses to the next one and retires it.
+TEST_F(QueueKill, GetThatCrossesToTheNextSegment) {
+  kill_getters("get, next segment", 0, kSegmentItems + 3, kSegmentItems, stride_of(31, 1));
+}
 TEST_F(QueueKill, GetOfTheLastItem) { kill_getters("get, unbounded", 0, 3); }
 
 // The count of a JoinableQueue is that of its items, and ends at 0.

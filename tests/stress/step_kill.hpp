@@ -39,6 +39,7 @@ struct StepKillCase {
   std::function<bool(long)> frozen = [](long) { return true; };
   std::function<bool(long, bool)> check = [](long, bool) { return true; };
   long stride = 1;             // look at every stride-th instruction
+  long first = 0;              // from this one on
   long longest = 200000;       // give up when the operation takes more instructions
   unsigned hang_seconds = 60;  // a frozen() or check() that takes longer hangs
 };
@@ -140,7 +141,7 @@ inline StepKillResult step_kill(const StepKillCase& c) {
       nullptr, sizeof(parts::Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   if (parts::progress == MAP_FAILED) std::abort();
   StepKillResult r;
-  for (long k = 0; k < c.longest && r.instructions == 0; k += c.stride) {
+  for (long k = c.first; k < c.longest && r.instructions == 0; k += c.stride) {
     c.setup();
     const pid_t victim = parts::run_victim(c, k);
     step_kill_victim = victim;
