@@ -13,6 +13,7 @@
 
 #include <chrono>
 #include <concepts>
+#include <cstddef>
 #include <initializer_list>
 #include <memory>
 #include <millrace/address.hpp>
@@ -40,6 +41,11 @@ struct ManagerOptions {
   std::chrono::nanoseconds shutdown_timeout =
       std::chrono::seconds(1);  ///< until it is terminated, then killed
   bool legacy_md5 = true;       ///< false: peers before CPython 3.12 are refused
+  /// How many connections the server serves at once: one of each process and one of each of its
+  /// threads that calls. Who comes then gets a RemoteError that says so. Python: no limit.
+  std::size_t max_connections = 4096;
+  /// Bytes of one request as it travels; who sends a longer one is hung up on. Python: no limit.
+  std::size_t max_request = std::size_t{1} << 30U;
 };
 
 namespace runtime {
@@ -83,7 +89,7 @@ class ManagerServer {
 /// Python: BaseManager, G02-G12.
 class BaseManager {
  public:
-  /// Throws ValueError for an empty key.
+  /// Throws ValueError for an empty key, and limits of 0.
   explicit BaseManager(const ManagerOptions& options = {});
   BaseManager(BaseManager&&) noexcept;
   BaseManager& operator=(BaseManager&&) noexcept;

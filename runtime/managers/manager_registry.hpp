@@ -1,6 +1,7 @@
 // The types that a manager can make: G09.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <memory>
@@ -27,6 +28,12 @@ struct ManagerType {
 
 /// By typeid. Copied when a manager starts.
 using ManagerTypes = std::map<std::string, ManagerType, std::less<>>;
+
+/// What a server takes at most: ManagerOptions. Python has no limits.
+struct ManagerLimits {
+  std::size_t connections = 0;    // open at once
+  std::size_t request_bytes = 0;  // of one request
+};
 
 /// Those of SyncManager.
 ManagerTypes python_manager_types();

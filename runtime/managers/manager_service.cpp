@@ -1,17 +1,33 @@
 #include "runtime/managers/manager_service.hpp"
 
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <chrono>
+#include <memory>
 #include <millrace/logging.hpp>
 #include <system_error>
 #include <thread>
 #include <utility>
-#include <vector>
 
-#include "runtime/channels/program_proof.hpp"
 #include "runtime/managers/manager_link.hpp"
 
 namespace millrace::runtime {
 
 namespace {
+
+// How long a thread waits for its client, and how many do at once.
+constexpr int kLingerMs = 20;
+constexpr unsigned kLingering = 16;
+// Connections beyond the limit that are told so. Those beyond these are hung up on.
+constexpr std::size_t kRefused = 64;
+// Until a server without descriptors or memory tries again to let a client in.
+constexpr std::chrono::milliseconds kRetry{50};
+// For replies that are under way when the server stops.
+constexpr std::chrono::milliseconds kLastReplies{100};
+// Bytes of a reply whose memory a connection keeps.
+constexpr std::size_t kKeptReply = std::size_t{64} << 10U;
 
 void put_log(const std::string& text) { get_logger().info(text); }
 
@@ -32,10 +48,25 @@ class Change {
   const unsigned by_;
 };
 
+// A request has come, or the end.
+bool readable(int socket, int milliseconds) noexcept {
+  pollfd event{socket, POLLIN | POLLRDHUP, 0};
+  return ::poll(&event, 1, milliseconds) > 0;
+}
+
+std::string_view text_of(const wire::Writer& frame) {
+  return {reinterpret_cast<const char*>(frame.data()), frame.size()};
+}
+
 }  // namespace
 
-ManagerService::ManagerService(ManagerTypes types, const connection::ListenerOptions& options)
-    : server_(std::move(types)), watch_(server_), listener_(options) {
+ManagerService::ManagerService(ManagerTypes types, const connection::ListenerOptions& options,
+                               const ManagerLimits& limits)
+    : limits_(limits),
+      server_(std::move(types)),
+      crew_([this](const ManagerCrew::Task& task) { return turn(task); }),
+      watch_(server_, crew_),
+      listener_(options) {
   server_.address(object_of_address(listener_.address()));
   server_.publish();
 }
@@ -49,18 +80,12 @@ void ManagerService::serve() {
   server_.wait_stopped();
   listener_.close();
   acceptor.join();
-  std::vector<Connection> last;
-  {
-    const std::unique_lock guard(monitor_);
-    for (auto& [number, connection] : open_) last.push_back(connection);
-  }
-  // What was answered has been sent: closing keeps what the peer has not read yet.
-  for (const Connection& each : last) each.close();
+  // Nothing is asked any more: each connection ends where it next waits for a request.
+  watch_.hang_up(SHUT_RD);
   watch_.leave_all();
-  {
-    const std::unique_lock guard(monitor_);
-    monitor_.wait_for([this] { return threads_ == 0; }, Timeout::Clock::time_point::max());
-  }
+  if (!watch_.wait_for_fewer(1, kLastReplies)) watch_.hang_up(SHUT_RDWR);
+  watch_.wait_for_fewer(1, {});
+  crew_.dismiss();
   watch_.stop();
   watcher.join();
 }
@@ -68,111 +93,137 @@ void ManagerService::serve() {
 void ManagerService::accept() {
   while (!server_.stopping()) {
     try {
-      const Connection connection = listener_.accept();
-      {
-        const std::unique_lock guard(monitor_);
-        ++threads_;
-      }
-      try {
-        std::thread([this, connection] { converse(connection); }).detach();
-      } catch (...) {
-        const std::unique_lock guard(monitor_);
-        --threads_;
-        throw;
-      }
+      admit(listener_.accept());
     } catch (const std::system_error& error) {
       if (server_.stopping() || error.code().value() == EBADF) return;
-      put_log("manager: " + text_of(error));  // no descriptors or threads: the client is dropped
-      std::this_thread::yield();
+      put_log("manager: " + text_of(error));  // no descriptors or memory
+      watch_.wait_for_fewer(watch_.size(), kRetry);
     } catch (const std::exception& error) {
       put_log("manager refused a client: " + text_of(error));
     }
   }
 }
 
-void ManagerService::converse(const Connection& connection) {
-  std::uint64_t number = 0;
-  {
-    const std::unique_lock guard(monitor_);
-    number = ++last_;
-    open_.emplace(number, connection);
+void ManagerService::admit(Connection connection) {
+  const std::size_t open = watch_.size();
+  const bool refused = open >= limits_.connections;
+  if (refused) put_log("manager refused a client: too many connections");
+  if (open >= limits_.connections + kRefused) return;
+  const auto on_wait = [this](ManagerTalk& talk, bool on) { wait(talk, on); };
+  const auto talk = std::make_shared<ManagerTalk>(server_, std::move(connection), on_wait);
+  if (refused) {
+    talk->session.refuse("the manager's server has its " + std::to_string(limits_.connections) +
+                         " connections: ManagerOptions::max_connections");
   }
-  {
-    std::uint64_t key = 0;
-    const Change awake(awake_, 1);
-    std::shared_ptr<ManagerSession> session;
-    try {
-      const int socket = connection.fileno();
-      const auto watch = [this, &key](bool on) {
-        awake_.fetch_add(on ? -1U : 1U, std::memory_order_relaxed);  // a guess
-        watch_.listen(key, on);
-      };
-      session = std::make_shared<ManagerSession>(server_, watch, ends_seen_by_server(socket));
-      key = watch_.add(session, socket);
-      talk(*session, connection);
-    } catch (const CallerGone&) {
-      put_log("manager: a client is gone that waited for an answer");
-    } catch (const EOFError&) {
-      static_cast<void>(0);  // the usual end
-    } catch (const std::exception& error) {
-      put_log("manager: " + text_of(error));
-    }
-    watch_.remove(key);
-    connection.close();
-  }
-  const std::unique_lock guard(monitor_);
-  open_.erase(number);
-  --threads_;
-  monitor_.changed();
+  if (!watch_.add(talk)) throw std::system_error(errno, std::generic_category(), "epoll_ctl");
 }
 
-void ManagerService::talk(ManagerSession& session, const Connection& connection) {
-  wire::Writer reply;
-  Bytes far;
-  for (auto next = ManagerSession::Next::go_on; next == ManagerSession::Next::go_on;) {
-    std::span<const std::byte> request;
-    try {
-      request = next_request(session, connection, far);
-    } catch (...) {
-      // A server that ends has closed the socket itself: the client may still take its reply.
-      if (!server_.stopping() && session.line().reclaim()) {
-        session.not_sent();
-        reply.revert(0);
-      }
-      throw;
+// A call of this connection begins (ends) to wait.
+void ManagerService::wait(ManagerTalk& talk, bool on) {
+  awake_.fetch_add(on ? -1U : 1U, std::memory_order_relaxed);  // a guess
+  watch_.listen(talk, on);
+  crew_.stand_aside(on);
+}
+
+bool ManagerService::turn(const ManagerCrew::Task& task) noexcept {
+  ManagerTalk& talk = *task;
+  const Change awake(awake_, 1);
+  try {
+    switch (converse(talk)) {
+      case After::again:
+        return true;
+      case After::park:
+        if (watch_.park(talk)) return false;
+        put_log("manager: a connection cannot be watched");
+        break;
+      case After::end:
+        break;
     }
-    session.sent();  // who asks again has taken the last reply
-    reply.clear();   // what it refers to belongs to the message
-    next = session.serve(request, reply);
-    answer(session, connection, reply);
+  } catch (const CallerGone&) {
+    put_log("manager: a client is gone that waited for an answer");
+  } catch (const EOFError&) {
+    static_cast<void>(0);  // the usual end
+  } catch (const std::exception& error) {
+    put_log("manager: " + text_of(error));
+  }
+  end(talk);
+  return false;
+}
+
+void ManagerService::end(ManagerTalk& talk) {
+  watch_.remove(talk);
+  talk.connection.close();
+  talk.session.end();
+}
+
+// One request of a connection, and those that follow at once while nobody else waits.
+ManagerService::After ManagerService::converse(ManagerTalk& talk) {
+  if (!readable(talk.socket, 0)) return After::park;
+  ManagerSession& session = talk.session;
+  Bytes far;
+  for (bool in_line = false;;) {
+    const std::span<const std::byte> asked = request(talk, in_line, far);
+    session.sent();       // who asks again has taken the last reply
+    talk.reply->clear();  // what it refers to belongs to the message
+    const auto next = session.serve(asked, *talk.reply);
+    const bool stay = !crew_.crowded();
+    answer(talk, stay);
+    if (next == ManagerSession::Next::hang_up || server_.stopping()) return After::end;
+    if (!stay) return After::again;
+    in_line = session.line().look(may_spin());
+    if (!in_line && !linger(talk)) return After::park;
   }
 }
 
 // Through the line, or into `far`.
-std::span<const std::byte> ManagerService::next_request(ManagerSession& session,
-                                                        const Connection& connection, Bytes& far) {
-  if (session.line().look(may_spin())) return session.line().frame();
-  const Change asleep(awake_, -1U);
-  far = connection.recv_bytes();
+std::span<const std::byte> ManagerService::request(ManagerTalk& talk, bool in_line,
+                                                   Bytes& far) const {
+  if (in_line) return talk.session.line().frame();
+  try {
+    far = talk.connection.recv_bytes(static_cast<std::ptrdiff_t>(limits_.request_bytes));
+  } catch (...) {
+    // A server that ends has hung up itself: the client may still take its reply.
+    if (!server_.stopping() && talk.session.line().reclaim()) {
+      talk.session.not_sent();
+      talk.reply->revert(0);
+    }
+    throw;
+  }
   return {far.data(), far.size()};
 }
 
-void ManagerService::answer(ManagerSession& session, const Connection& connection,
-                            wire::Writer& reply) {
-  ManagerLine& line = session.line();
+// While others wait the next request comes over the socket, where it can wait too.
+void ManagerService::answer(ManagerTalk& talk, bool stay) {
+  ManagerLine& line = talk.session.line();
+  wire::Writer& reply = *talk.reply;
   line.advise(may_spin());
-  line.watch();
+  if (stay) line.watch();
   if (line.offer({reply.data(), reply.size()})) return;
-  const std::string_view bytes(reinterpret_cast<const char*>(reply.data()), reply.size());
   try {
-    connection.send_bytes(bytes);
+    talk.connection.send_bytes(text_of(reply));
   } catch (...) {
-    session.not_sent();
+    talk.session.not_sent();
     reply.revert(0);
     throw;
   }
-  session.sent();
-  if (session.reply_twice()) connection.send_bytes(bytes);
+  talk.session.sent();
+  if (talk.session.reply_twice()) talk.connection.send_bytes(text_of(reply));
+  if (reply.size() > kKeptReply) talk.reply = std::make_unique<wire::Writer>();
+}
+
+// Whether the next request comes soon: the thread and its client are still warm.
+bool ManagerService::linger(ManagerTalk& talk) {
+  if (!talk.session.line() && may_spin()) {
+    if (talk.patience.wait([&] { return something_came(talk.socket); })) return true;
+  }
+  const Change asleep(awake_, -1U);
+  const Change one(lingering_, 1);
+  // relaxed: one more or less
+  if (lingering_.load(std::memory_order_relaxed) > kLingering) return readable(talk.socket, 0);
+  crew_.stand_aside(true);
+  const bool come = readable(talk.socket, kLingerMs);
+  crew_.stand_aside(false);
+  return come;
 }
 
 // A client and its thread each want a cpu.

@@ -1,5 +1,6 @@
 #include "runtime/managers/manager_session.hpp"
 
+#include <stdexcept>
 #include <utility>
 
 #include "runtime/base/exceptions.hpp"
@@ -76,8 +77,8 @@ ManagerSession::ManagerSession(ManagerServer& server, ManagerCaller::Watch watch
       caller_(std::make_shared<ManagerClient>(), std::move(watch)),
       ends_(std::move(ends)) {}
 
-ManagerSession::~ManagerSession() {
-  if (millrace_) server_.disconnect(caller_.shared_client());
+void ManagerSession::end() {
+  if (std::exchange(millrace_, false)) server_.disconnect(caller_.shared_client());
 }
 
 ManagerSession::Next ManagerSession::serve(std::span<const std::byte> request,
@@ -106,6 +107,7 @@ void ManagerSession::not_sent() {
 Object ManagerSession::reply_to(std::span<const std::byte> frame, Next& next) {
   try {
     Request request = parse(value_of_frame(frame, own_frames_));
+    if (!refusal_.empty() && request.method != "shutdown") throw std::runtime_error(refusal_);
     const bool for_server = !accepted_ || (millrace_ && request.ident.is_none());
     return for_server ? control(request, next) : call(request);
   } catch (const CallerGone&) {

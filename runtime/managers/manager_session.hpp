@@ -12,6 +12,7 @@
 #include <millrace/wire/buffer.hpp>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "runtime/managers/manager_line.hpp"
 #include "runtime/managers/manager_server.hpp"
@@ -25,12 +26,16 @@ class ManagerSession {
   ManagerSession(ManagerServer& server, ManagerCaller::Watch watch = {}, std::string ends = {});
   ManagerSession(const ManagerSession&) = delete;
   ManagerSession& operator=(const ManagerSession&) = delete;
-  /// Gives back what the client held if this was its last connection.
-  ~ManagerSession();
+  /// end()
+  ~ManagerSession() { end(); }
+  /// Once: gives back what the client held if this was its last connection.
+  void end();
 
   enum class Next { go_on, hang_up };
   /// Serves one request; appends the reply. Throws CallerGone when nobody listens any more.
   Next serve(std::span<const std::byte> request, wire::Writer& reply);
+  /// Its first request is answered by this RuntimeError, unless it is `shutdown`; it is the last.
+  void refuse(std::string reason) { refusal_ = std::move(reason); }
   /// The reply to the last request has been sent, or could not be.
   void sent() noexcept { undo_ = nullptr; }
   void not_sent();
@@ -62,6 +67,7 @@ class ManagerSession {
   bool millrace_ = false;    // the peer is no CPython
   bool own_frames_ = false;  // and of this program
   bool reply_twice_ = false;
+  std::string refusal_;
   std::function<void()> undo_;
   ManagerLine line_;
 };

@@ -84,7 +84,8 @@ class ServerProcess final : public Process {
     wire::Writer message;
     try {
       if (plan_.initializer != nullptr) plan_.initializer->call_last();
-      service = std::make_unique<ManagerService>(std::move(plan_.types), plan_.listen);
+      service =
+          std::make_unique<ManagerService>(std::move(plan_.types), plan_.listen, plan_.limits);
       if (const auto parent = parent_process()) service->stop_with(parent->sentinel());
       message.put(std::uint8_t{1});
       wire::encode(message, service->address());

@@ -14,6 +14,7 @@ namespace millrace::runtime {
 struct ServerPlan {
   ManagerTypes types;
   connection::ListenerOptions listen;
+  ManagerLimits limits;
   std::unique_ptr<ProcessTarget> initializer;  // null: none
   std::string class_name;                      // of the manager: what its process is named after
 };

@@ -1,18 +1,25 @@
-#include <sys/epoll.h>
+#include "runtime/managers/manager_watch.hpp"
+
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <system_error>
 #include <utility>
-#include <vector>
-
-#include "runtime/managers/manager_service.hpp"
 
 namespace millrace::runtime {
 
 namespace {
+
+using Clock = std::chrono::steady_clock;
+using Place = ManagerTalk::Place;
+
+constexpr int kEvents = 64;
+// How often a crowd is looked at.
+constexpr std::chrono::milliseconds kLook{2};
+constexpr std::uint32_t kEnd = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
 
 int checked(int result, const char* call) {
   if (result < 0) throw std::system_error(errno, std::generic_category(), call);
@@ -21,8 +28,9 @@ int checked(int result, const char* call) {
 
 }  // namespace
 
-ManagerWatch::ManagerWatch(ManagerServer& server)
+ManagerWatch::ManagerWatch(ManagerServer& server, ManagerCrew& crew)
     : server_(server),
+      crew_(crew),
       epoll_(checked(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
       stop_(checked(::eventfd(0, EFD_CLOEXEC), "eventfd")) {
   epoll_event event{};
@@ -32,26 +40,46 @@ ManagerWatch::ManagerWatch(ManagerServer& server)
 }
 
 void ManagerWatch::run() {
+  std::array<epoll_event, kEvents> events{};
+  auto looked = Clock::now();
   for (;;) {
-    std::array<epoll_event, 16> events;
-    const int count = ::epoll_wait(epoll_.get(), events.data(), events.size(), -1);
+    const bool crowded = crew_.crowded();
+    if (crowded && Clock::now() - looked >= kLook) {
+      crew_.look();
+      looked = Clock::now();
+    }
+    const int wait = crowded ? static_cast<int>(kLook.count()) : -1;
+    const int count = ::epoll_wait(epoll_.get(), events.data(), kEvents, wait);
     if (count < 0 && errno != EINTR) return;
     for (int i = 0; i < count; ++i) {
-      const std::uint64_t key = events[static_cast<std::size_t>(i)].data.u64;
-      if (key == kStop) return;
-      if (key == kSentinel) {
-        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, sentinel_, nullptr);
-        server_.stop();
-        continue;
-      }
-      std::shared_ptr<ManagerSession> session;
-      {
-        const std::scoped_lock guard(mutex_);
-        const auto entry = entries_.find(key);
-        if (entry != entries_.end()) session = entry->second.session.lock();
-      }
-      if (session != nullptr) session->caller().leave();
+      const epoll_event& event = events[static_cast<std::size_t>(i)];
+      if (event.data.u64 == kStop) return;
+      see(event);
     }
+  }
+}
+
+void ManagerWatch::see(const epoll_event& event) {
+  if (event.data.u64 == kSentinel) {
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, sentinel_, nullptr);
+    server_.stop();
+    return;
+  }
+  std::shared_ptr<ManagerTalk> talk;
+  bool parked = false;
+  {
+    const std::scoped_lock guard(mutex_);
+    const auto entry = entries_.find(event.data.u64);
+    if (entry == entries_.end() || entry->second->place == Place::served) return;
+    parked = entry->second->place == Place::parked;
+    if (!parked && (event.events & kEnd) == 0) return;
+    talk = entry->second;
+    if (parked) talk->place = Place::served;
+  }
+  if (parked) {
+    crew_.give(std::move(talk));
+  } else {
+    talk->session.caller().leave();
   }
 }
 
@@ -69,39 +97,83 @@ void ManagerWatch::stop_with(int sentinel) {
   checked(::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, sentinel, &event), "epoll_ctl");
 }
 
-std::uint64_t ManagerWatch::add(std::shared_ptr<ManagerSession> session, int fd) {
-  const std::scoped_lock guard(mutex_);
-  const std::uint64_t key = ++last_key_;
-  entries_[key] = {session, fd};
-  return key;
-}
-
-void ManagerWatch::remove(std::uint64_t key) noexcept {
-  const std::scoped_lock guard(mutex_);
-  entries_.erase(key);
-}
-
-// One-shot: a peer that hung up would be reported again and again. What cannot be watched is served
-// all the same; its end is noticed when its call has ended.
-void ManagerWatch::listen(std::uint64_t key, bool on) noexcept {
-  const std::scoped_lock guard(mutex_);
-  const auto entry = entries_.find(key);
-  if (entry == entries_.end()) return;
+// With the lock. One-shot: a peer that hung up would be reported again and again.
+bool ManagerWatch::arm(ManagerTalk& talk, std::uint32_t events) noexcept {
   epoll_event event{};
-  event.events = EPOLLRDHUP | EPOLLONESHOT;
-  event.data.u64 = key;
-  ::epoll_ctl(epoll_.get(), on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, entry->second.fd, &event);
+  event.events = events | EPOLLRDHUP | EPOLLONESHOT;
+  event.data.u64 = talk.key;
+  const int operation = talk.registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+  if (::epoll_ctl(epoll_.get(), operation, talk.socket, &event) != 0) return false;
+  talk.registered = true;
+  return true;
+}
+
+bool ManagerWatch::add(const std::shared_ptr<ManagerTalk>& talk) {
+  const std::scoped_lock guard(mutex_);
+  talk->key = ++last_key_;
+  const auto entry = entries_.emplace(talk->key, talk).first;
+  talk->place = Place::parked;
+  if (arm(*talk, EPOLLIN)) return true;
+  entries_.erase(entry);
+  return false;
+}
+
+void ManagerWatch::remove(ManagerTalk& talk) noexcept {
+  const std::scoped_lock guard(mutex_);
+  // A forked child may hold the same socket, by which it would stay.
+  if (talk.registered) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, talk.socket, nullptr);
+  entries_.erase(talk.key);
+  removed_.notify_all();
+}
+
+bool ManagerWatch::park(ManagerTalk& talk) noexcept {
+  const std::scoped_lock guard(mutex_);
+  talk.place = Place::parked;
+  if (arm(talk, EPOLLIN)) return true;
+  talk.place = Place::served;
+  return false;
+}
+
+// What cannot be watched is served all the same; its end is noticed when its call has ended.
+void ManagerWatch::listen(ManagerTalk& talk, bool on) noexcept {
+  const std::scoped_lock guard(mutex_);
+  if (on) {
+    talk.place = Place::waiting;
+    static_cast<void>(arm(talk, 0));
+    return;
+  }
+  talk.place = Place::served;
+  if (!talk.registered) return;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, talk.socket, nullptr);
+  talk.registered = false;
+}
+
+std::size_t ManagerWatch::size() {
+  const std::scoped_lock guard(mutex_);
+  return entries_.size();
+}
+
+bool ManagerWatch::wait_for_fewer(std::size_t fewer,
+                                  std::optional<std::chrono::milliseconds> time) {
+  std::unique_lock guard(mutex_);
+  const auto left = [&] { return entries_.size() < fewer; };
+  if (time) return removed_.wait_for(guard, *time, left);
+  removed_.wait(guard, left);
+  return true;
+}
+
+void ManagerWatch::hang_up(int how) noexcept {
+  const std::scoped_lock guard(mutex_);
+  for (const auto& [key, talk] : entries_) ::shutdown(talk->socket, how);
 }
 
 void ManagerWatch::leave_all() noexcept {
-  std::vector<std::shared_ptr<ManagerSession>> all;
+  std::vector<std::shared_ptr<ManagerTalk>> all;
   {
     const std::scoped_lock guard(mutex_);
-    for (const auto& [key, entry] : entries_) {
-      if (auto session = entry.session.lock()) all.push_back(std::move(session));
-    }
+    for (const auto& [key, talk] : entries_) all.push_back(talk);
   }
-  for (const auto& each : all) each->caller().leave();
+  for (const auto& each : all) each->session.caller().leave();
 }
 
 }  // namespace millrace::runtime

@@ -1,5 +1,6 @@
 // BaseManager, SyncManager and Manager().
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <millrace/managers.hpp>
 #include <millrace/process.hpp>
@@ -55,6 +56,9 @@ struct ManagerState {
     listen.authkey = authkey;
     listen.legacy_md5 = options.legacy_md5;
     return listen;
+  }
+  [[nodiscard]] ManagerLimits limits() const noexcept {
+    return {options.max_connections, options.max_request};
   }
   void ask_to_end(const connection::Address& server) const;
   void end_server() noexcept;
@@ -124,6 +128,10 @@ BaseManager::BaseManager(const ManagerOptions& options)
   state_->address = options.address;
   state_->authkey = options.authkey ? *options.authkey : current_process().authkey();
   if (state_->authkey.empty()) throw ValueError("a manager's authkey is empty");
+  if (options.max_connections == 0) throw ValueError("a manager's max_connections is 0");
+  if (options.max_request == 0 || options.max_request > static_cast<std::size_t>(PTRDIFF_MAX)) {
+    throw ValueError("a manager's max_request is not between 1 and PTRDIFF_MAX");
+  }
   const runtime::ManagerTypes all = runtime::python_manager_types();
   for (const char* each : {"Iterator", "AsyncResult"}) state_->types[each] = all.at(each);
 }
@@ -164,7 +172,8 @@ void BaseManager::start_server(std::unique_ptr<runtime::ProcessTarget> initializ
     const std::scoped_lock guard(state_->mutex);
     state_->check_initial();
   }
-  runtime::ServerStart start({state_->types, state_->listener_options(), std::move(initializer),
+  runtime::ServerStart start({state_->types, state_->listener_options(), state_->limits(),
+                              std::move(initializer),
                               runtime::class_name_of(runtime::demangle(typeid(*this)))});
   connection::Address address = start.run();
   const std::scoped_lock guard(state_->mutex);
@@ -180,8 +189,8 @@ void BaseManager::start_server(std::unique_ptr<runtime::ProcessTarget> initializ
 ManagerServer BaseManager::get_server() {
   const std::scoped_lock guard(state_->mutex);
   state_->check_initial();
-  return ManagerServer(
-      std::make_unique<runtime::ManagerService>(state_->types, state_->listener_options()));
+  return ManagerServer(std::make_unique<runtime::ManagerService>(
+      state_->types, state_->listener_options(), state_->limits()));
 }
 
 void BaseManager::connect() {
