@@ -299,9 +299,12 @@ class SpscRing::Consumer : private SpscRing {
   /// Copies the oldest message out, at most `capacity` bytes of it, and returns its size; -1 when
   /// there is none.
   std::ptrdiff_t try_pop(void* to, std::size_t capacity) {
+    if ((codes_ & kCodeMask) == 0 && !look()) [[unlikely]]
+      return -1;
     if (capacity != 0 && capacity <= kInlineBytes && (codes_ & kCodeMask) == capacity + 1) {
       // A small message of just this size, often known when this is inlined: nothing that the next
-      // call waits for is computed from the code.
+      // call waits for is computed from the code, and its copy is some moves; one of a length not
+      // known takes as long as the line took to come.
       const auto cell = static_cast<unsigned>(cursor_ & 7);
       if (cell + cells_for(capacity) > kCellCount) [[unlikely]]
         corrupt("length of a message", capacity + 1);
@@ -310,8 +313,6 @@ class SpscRing::Consumer : private SpscRing {
       return static_cast<std::ptrdiff_t>(capacity);
     }
     const SpscMessage message = try_peek();
-    if (!message) [[unlikely]]
-      return -1;
     if (capacity != 0) {
       std::memcpy(to, message.data, message.size < capacity ? message.size : capacity);
     }

@@ -55,6 +55,33 @@ double raw_round_trip() {
   return bench::pair_ns([&] { bounce(true); }, [&] { bounce(false); }) / kRounds;
 }
 
+// Each message in a line of its own, as in a ring that has one line a message.
+template <std::size_t Bytes, Wait kWait>
+double lines_in_turn_round_trip() {
+  constexpr std::uint64_t kRounds = 100000;
+  constexpr std::uint64_t kLines = 1024;
+  bench::SharedBlock there(sizeof(bench::OneLine) * kLines);
+  bench::SharedBlock back(sizeof(bench::OneLine) * kLines);
+  const auto serve = [](void* to, void* from, bool first) {
+    Message<Bytes> mine{};
+    const auto send = [&mine, lines = static_cast<bench::OneLine*>(to)](std::uint64_t i) {
+      std::memcpy(lines[i % kLines].payload, mine.word, Bytes);
+      lines[i % kLines].flag.store(i, std::memory_order_release);
+    };
+    for (std::uint64_t i = 1; i <= kRounds; ++i) {
+      bench::OneLine& line = static_cast<bench::OneLine*>(from)[i % kLines];
+      if (first) send(i);
+      while (line.flag.load(std::memory_order_acquire) != i) between_looks<kWait>();
+      std::memcpy(mine.word, line.payload, Bytes);
+      bench::keep(mine);
+      if (!first) send(i);
+    }
+  };
+  return bench::pair_ns([&] { serve(there.get(), back.get(), true); },
+                        [&] { serve(back.get(), there.get(), false); }) /
+         kRounds;
+}
+
 struct RingPair {
   explicit RingPair(const SpscGeometry& g)
       : memory_there(SpscRing::bytes_for(g)),
@@ -183,9 +210,10 @@ template <std::size_t Bytes>
 void pausing_round_trips(bench::Suite& suite, const std::string& size) {
   const std::string pausing = size + ", waits pause";
   suite.measure("one cache line, " + pausing, raw_round_trip<Bytes, Wait::pause>);
+  suite.measure("lines in turn, " + pausing, lines_in_turn_round_trip<Bytes, Wait::pause>);
   suite.measure("index ring, " + pausing, index_round_trip<Bytes, Wait::pause>);
   suite.measure("ring " + pausing, [] { return ring_round_trip<Bytes, Wait::pause>(); });
-  for (const char* peer : {"one cache line, ", "index ring, "}) {
+  for (const char* peer : {"one cache line, ", "lines in turn, ", "index ring, "}) {
     suite.row({"round trip " + pausing, "ns", "ring " + pausing, peer + pausing, 0, Better::lower});
   }
 }
