@@ -14,6 +14,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "runtime/channels/handshake.hpp"
@@ -211,6 +212,7 @@ enum Step : std::uint8_t {
   kCut,  // from here on frames go in two pieces
   kHangUp,
   kSwitch,  // to the other session
+  kBehind,  // bytes that come together with the next frame
   kSteps
 };
 
@@ -255,16 +257,18 @@ void play(Script& script) {
   std::array<Session, 2> sessions{Session(side, key), Session(side, key)};
   unsigned at = 0;
   std::size_t cut = 0;
+  std::string behind;
   for (int i = 0; i < kMostSteps && !script.empty(); ++i) {
     Session& session = sessions[at];
     const auto step = static_cast<Step>(script.byte() % kSteps);
     if (step == kRaw) session.send(script.bytes(script.byte()));
     if (step == kCut) cut = script.byte();
+    if (step == kBehind) behind = script.bytes(script.byte());
     if (step == kHangUp) session.close();
     if (step == kSwitch) at ^= 1U;
     const std::string frame = frame_of(step, script, session, sessions[at ^ 1U]);
     if (frame.empty()) continue;
-    const std::string bytes = framed(frame);
+    const std::string bytes = framed(frame) + std::exchange(behind, {});
     session.send(std::string_view(bytes).substr(0, cut));
     session.send(std::string_view(bytes).substr(std::min(cut, bytes.size())));
   }

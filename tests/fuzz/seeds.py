@@ -10,7 +10,7 @@ import sys
 from multiprocessing import connection
 
 STEPS = ("raw frame prove prove_other guess reflect reflect_other ask welcome fail cut hang_up "
-         "switch").split()
+         "switch behind").split()
 DIGESTS = range(6)
 ACCEPTING, CONNECTING, LEGACY = 0, 2, 1
 
@@ -44,6 +44,7 @@ def step(name, *following):
 
 def handshakes():
     wire = challenge()
+    behind = step("behind", 5, b"after")
     asked = [step("ask", digest, 40, bytes(range(40))) for digest in DIGESTS]
     asked += [step("ask", 0, 20, bytes(20)), step("raw", len(wire), wire)]
     for legacy in (0, LEGACY):
@@ -51,6 +52,8 @@ def handshakes():
             for ask in asked:
                 yield bytes([ACCEPTING | legacy]) + step("prove", digest) + ask + step("welcome")
                 yield bytes([CONNECTING | legacy]) + ask + step("welcome") + step("prove", digest)
+                yield bytes([ACCEPTING | legacy]) + step("prove", digest) + ask + behind + step("welcome")
+                yield bytes([CONNECTING | legacy]) + ask + step("welcome") + behind + step("prove", digest)
     for role in (ACCEPTING, CONNECTING):
         head = bytes([role | LEGACY])
         lead = asked[2] + step("welcome") if role == CONNECTING else b""
