@@ -286,6 +286,18 @@ TEST_P(ProxyTravel, SharedContainersHoldProxies) {
   expect_objects(manager, 0);
 }
 
+// A parcel says with which key its server is reached.
+TEST_P(ProxyTravel, KeysOfTheirOwnGoWithProxies) {
+  SyncManager started({.authkey = "a key of its own"});
+  started.start();
+  BaseManager manager({.address = started.address(), .authkey = "a key of its own"});
+  manager.connect();
+  const auto list = manager.create<ListProxy>("list");
+  expect_travels(
+      list, [](const ListProxy& l) { l.append(1); },
+      [&](std::size_t n) { return list.size() == n; });
+}
+
 // The server has ended: the task says so, the pool goes on.
 TEST_P(ProxyTravel, ProxiesOfAServerThatHasEndedFailTheirTask) {
   std::optional<SyncManager> manager(Manager());

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <millrace/managers.hpp>
 #include <millrace/process.hpp>
+#include <millrace/queues.hpp>
 #include <random>
 #include <string>
 #include <vector>
@@ -83,6 +84,56 @@ TEST_F(ManagerKillTest, TheServerOutlivesClientsThatAreKilledInsideCalls) {
   while (manager.number_of_objects() > 3) ::usleep(1000);
   EXPECT_EQ(manager.number_of_objects(), 3U);
   EXPECT_TRUE(dict.contains("last"));
+}
+
+// An item whose maker has died names an object that may be gone.
+void take_one(const Queue<ListProxy>& items) {
+  try {
+    if (const auto taken = items.try_get()) taken->append(1);
+  } catch (const RemoteError&) {
+    return;
+  }
+}
+
+// Until it is killed: makes objects, sends them off and takes what comes, its own or another's.
+void send_and_take(const Queue<ListProxy>& items, const EventProxy& begun,
+                   const BaseManager& manager) {
+  begun.set();
+  for (;;) {
+    items.put(manager.create<ListProxy>("list"));
+    take_one(items);
+    if (items.qsize() > 8) take_one(items);
+  }
+}
+
+TEST_F(ManagerKillTest, WhatWasOnItsWayIsGivenBackWhenItsMakersAreKilled) {
+  auto manager = Manager();
+  std::mt19937 random(21);
+  std::uniform_int_distribution<useconds_t> delay(0, 4000);
+  constexpr std::size_t kAtOnce = 4;
+  const int rounds = kills() / static_cast<int>(kAtOnce);
+  for (int round = 0; round < rounds; ++round) {
+    const Queue<ListProxy> items;
+    std::vector<Process> clients;
+    for (std::size_t i = 0; i < kAtOnce; ++i) {
+      auto begun = manager.Event();
+      clients.emplace_back([&, begun] { send_and_take(items, begun, manager); });
+      clients.back().start();
+      begun.wait();
+    }
+    ::usleep(delay(random));  // when they are killed is left to chance
+    for (Process& each : clients) each.kill();
+    for (Process& each : clients) {
+      each.join();
+      each.close();
+    }
+    take_one(items);
+  }
+  // Connections of the dead may still be on their way out of the server.
+  while (manager.number_of_objects() > 0) ::usleep(1000);
+  EXPECT_EQ(manager.number_of_objects(), 0U);
+  const ListProxy list = manager.list({1});
+  EXPECT_EQ(list.size(), 1U);
 }
 
 }  // namespace
