@@ -98,7 +98,9 @@ class BaseManager {
   virtual ~BaseManager();
 
   /// Objects of class T, made of arguments Args, with these methods: pointers to members, or
-  /// callables that take T& first. Before start(). Python: register, G09.
+  /// callables that take T& first. Before start(). Several threads may be in one object at once,
+  /// and two calls of one client need not come on the same thread: a lock that a thread owns must
+  /// not be held from one call to the next. Python: register, G09.
   template <class T, class... Args>
   requires std::constructible_from<T, Args...>
   void register_type(std::string type_id, std::initializer_list<runtime::NamedMethod<T>> methods,

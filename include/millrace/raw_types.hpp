@@ -44,7 +44,8 @@ void check_text(std::size_t given, std::size_t room);
 [[noreturn]] void throw_negative_size();
 [[noreturn]] void throw_moved_from(const char* what);
 
-/// "3", "2.0": an arithmetic value as ctypes shows it.
+/// "3", "2.0", "'x'": an arithmetic value as ctypes shows it.
+std::string text_of(wchar_t value);
 std::string text_of(long long value);
 std::string text_of(unsigned long long value);
 std::string text_of(double value);
@@ -53,6 +54,7 @@ template <class T>
 constexpr std::string_view ctypes_name() {
   if constexpr (std::same_as<T, bool>) return "c_bool";
   if constexpr (std::same_as<T, char>) return "c_char";
+  if constexpr (std::same_as<T, wchar_t>) return "c_wchar";
   if constexpr (std::same_as<T, signed char>) return "c_byte";
   if constexpr (std::same_as<T, unsigned char>) return "c_ubyte";
   if constexpr (std::same_as<T, short>) return "c_short";
@@ -81,6 +83,8 @@ std::string ctypes_repr(const T& value) {
       text = value ? "True" : "False";
     } else if constexpr (std::same_as<T, char>) {
       text = Bytes(std::string(1, value)).repr();
+    } else if constexpr (std::same_as<T, wchar_t>) {
+      text = text_of(value);
     } else if constexpr (std::floating_point<T>) {
       text = text_of(static_cast<double>(value));
     } else if constexpr (std::is_signed_v<T>) {
@@ -90,6 +94,15 @@ std::string ctypes_repr(const T& value) {
     }
     return std::string(name) + "(" + text + ")";
   }
+}
+
+/// "<multiprocessing.sharedctypes.c_int_Array_3 object at 0x20000000>"; `element` is ctypes' name
+/// for it, or the type's own.
+std::string array_repr(std::string_view element, std::size_t elements, const shm::ObjectRef& array);
+template <class T>
+std::string array_repr_of(std::size_t elements, const shm::ObjectRef& array) {
+  constexpr std::string_view name = ctypes_name<T>();
+  return array_repr(name.empty() ? wire::type_name<T>() : name, elements, array);
 }
 
 /// A range whose elements an array of T can be made of. Text is not one: it goes by string_view.
@@ -191,6 +204,10 @@ class RawArray : public shm::SharedHandle {
   }
   /// All bytes. Python: T15.
   [[nodiscard]] std::string raw() const requires std::same_as<T, char> { return {begin(), end()}; }
+  /// "<multiprocessing.sharedctypes.c_int_Array_3 object at 0x20000000>".
+  [[nodiscard]] std::string repr() const {
+    return sharedctypes::array_repr_of<T>(size(), object());
+  }
 
   static std::uint64_t tag() { return shm::object_type<RawArray>(); }
 

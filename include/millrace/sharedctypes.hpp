@@ -291,13 +291,13 @@ template <class D>
   throw AssertionError("object already synchronized");
 }
 
-std::string array_repr(std::size_t elements, const shm::ObjectRef& memory, bool text);
-
 }  // namespace sharedctypes
 
 template <class T>
 std::string Array<T>::repr() const {
-  return sharedctypes::array_repr(size(), this->state().memory, std::same_as<T, char>);
+  constexpr const char* kind = std::same_as<T, char> ? "String" : "Array";
+  return std::string("<Synchronized") + kind + " wrapper for " +
+         sharedctypes::array_repr_of<T>(size(), this->state().memory) + ">";
 }
 
 }  // namespace millrace

@@ -7,6 +7,7 @@
 #include <millrace/sharedctypes.hpp>
 #include <system_error>
 
+#include "runtime/base/utf8.hpp"
 #include "runtime/sync/synchronize.hpp"
 
 namespace millrace::sharedctypes {
@@ -76,9 +77,18 @@ std::string text_of(double value) {
   return shown;
 }
 
-std::string array_repr(std::size_t elements, const shm::ObjectRef& memory, bool text) {
-  return std::string(text ? "<SynchronizedString" : "<SynchronizedArray") + " wrapper for " +
-         std::to_string(elements) + " elements at " + runtime::address_text(memory) + ">";
+std::string text_of(wchar_t value) {
+  std::string text;
+  runtime::put_code_point(text, static_cast<char32_t>(value));
+  std::string shown;
+  runtime::put_text_repr(shown, text);
+  return shown;
+}
+
+std::string array_repr(std::string_view element, std::size_t elements,
+                       const shm::ObjectRef& array) {
+  return "<multiprocessing.sharedctypes." + std::string(element) + "_Array_" +
+         std::to_string(elements) + " object at " + runtime::address_text(array) + ">";
 }
 
 }  // namespace millrace::sharedctypes

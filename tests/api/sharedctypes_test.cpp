@@ -235,7 +235,15 @@ TEST_F(SharedCTypes, ReprsNameTheTypeT17) {
            {std::numeric_limits<double>::infinity(), "inf"}}) {
     EXPECT_EQ(mp::RawValue<double>(value).repr(), "c_double(" + text + ")");
   }
-  EXPECT_EQ(mp::Array<int>(2).repr().rfind("<SynchronizedArray wrapper for ", 0), 0U);
+  EXPECT_EQ(mp::RawValue<wchar_t>(L'\u00e4').repr(), "c_wchar('\u00e4')");
+  const mp::RawArray<long> raw(2);
+  const std::string shown = raw.repr();
+  EXPECT_EQ(shown.rfind("<multiprocessing.sharedctypes.c_long_Array_2 object at 0x", 0), 0U);
+  EXPECT_EQ(mp::sharedctypes::synchronized(raw).repr(),
+            "<SynchronizedArray wrapper for " + shown + ">");
+  EXPECT_EQ(mp::Array<char>("abc").repr().rfind(
+                "<SynchronizedString wrapper for <multiprocessing.sharedctypes.c_char_Array_3 ", 0),
+            0U);
   std::ostringstream text;
   text << mp::Value<bool>(true);
   EXPECT_EQ(text.str(), "<Synchronized wrapper for c_bool(True)>");
