@@ -38,7 +38,8 @@ ManagerCrew::Task ManagerCrew::take() noexcept {
 // Without a thread the queue stays as it is, for look() or for the next one that ends its turn.
 void ManagerCrew::start() noexcept {
   try {
-    std::thread([this, task = queue_.front()] { work(task); }).detach();
+    // What the thread was made with lives as long as it does: the task is moved out of there.
+    std::thread([this, task = queue_.front()]() mutable { work(std::move(task)); }).detach();
     ++threads_;
     static_cast<void>(take());
   } catch (const std::system_error&) {

@@ -8,9 +8,10 @@
 //    do.
 // 3. Up to kAtWork threads are at work at once, those that stand aside (their call waits, or they
 //    wait for their client) not counted. When the queue does not move, look() adds one more: calls
-//    of user code may wait where nobody sees it. There are never more threads than tasks, but for
-//    kKept.
-// 4. Threads that find nothing to do end, but for kKept.
+//    of user code may wait where nobody sees it. A thread is added only for a task that waits
+//    while none is idle.
+// 4. Threads that find nothing to do for kIdle end, but for kKept.
+// 5. A thread keeps nothing of a task whose last turn has ended.
 #pragma once
 
 #include <atomic>

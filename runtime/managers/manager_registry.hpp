@@ -1,6 +1,7 @@
 // The types that a manager can make: G09.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <map>
@@ -33,6 +34,8 @@ using ManagerTypes = std::map<std::string, ManagerType, std::less<>>;
 struct ManagerLimits {
   std::size_t connections = 0;    // open at once
   std::size_t request_bytes = 0;  // of one request
+  // Until a connection beyond the limit that asks nothing is hung up on.
+  std::chrono::milliseconds refused_for{5000};
 };
 
 /// Those of SyncManager.

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <memory>
 #include <millrace/logging.hpp>
+#include <optional>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -105,17 +106,20 @@ void ManagerService::accept() {
 }
 
 void ManagerService::admit(Connection connection) {
-  const std::size_t open = watch_.size();
-  const bool refused = open >= limits_.connections;
+  const bool refused = watch_.admitted() >= limits_.connections;
   if (refused) put_log("manager refused a client: too many connections");
-  if (open >= limits_.connections + kRefused) return;
+  if (refused && watch_.refused() >= kRefused) return;
   const auto on_wait = [this](ManagerTalk& talk, bool on) { wait(talk, on); };
   const auto talk = std::make_shared<ManagerTalk>(server_, std::move(connection), on_wait);
+  std::optional<std::chrono::milliseconds> refused_for;
   if (refused) {
+    refused_for = limits_.refused_for;
     talk->session.refuse("the manager's server has its " + std::to_string(limits_.connections) +
                          " connections: ManagerOptions::max_connections");
   }
-  if (!watch_.add(talk)) throw std::system_error(errno, std::generic_category(), "epoll_ctl");
+  if (!watch_.add(talk, refused_for)) {
+    throw std::system_error(errno, std::generic_category(), "epoll_ctl");
+  }
 }
 
 // A call of this connection begins (ends) to wait.

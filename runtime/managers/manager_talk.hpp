@@ -5,6 +5,7 @@
 // request comes (parked); in the crew's queue.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -42,6 +43,8 @@ struct ManagerTalk {
   std::uint64_t key = 0;
   Place place = Place::served;
   bool registered = false;
+  bool refused = false;
+  std::chrono::steady_clock::time_point until = std::chrono::steady_clock::time_point::max();
 };
 
 }  // namespace millrace::runtime

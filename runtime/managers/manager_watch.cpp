@@ -2,8 +2,10 @@
 
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <system_error>
@@ -32,11 +34,15 @@ ManagerWatch::ManagerWatch(ManagerServer& server, ManagerCrew& crew)
     : server_(server),
       crew_(crew),
       epoll_(checked(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
-      stop_(checked(::eventfd(0, EFD_CLOEXEC), "eventfd")) {
+      stop_(checked(::eventfd(0, EFD_CLOEXEC), "eventfd")),
+      timer_(checked(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK),
+                     "timerfd_create")) {
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.u64 = kStop;
   checked(::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stop_.get(), &event), "epoll_ctl");
+  event.data.u64 = kTimer;
+  checked(::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, timer_.get(), &event), "epoll_ctl");
 }
 
 void ManagerWatch::run() {
@@ -63,6 +69,10 @@ void ManagerWatch::see(const epoll_event& event) {
   if (event.data.u64 == kSentinel) {
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, sentinel_, nullptr);
     server_.stop();
+    return;
+  }
+  if (event.data.u64 == kTimer) {
+    end_refused();
     return;
   }
   std::shared_ptr<ManagerTalk> talk;
@@ -108,21 +118,61 @@ bool ManagerWatch::arm(ManagerTalk& talk, std::uint32_t events) noexcept {
   return true;
 }
 
-bool ManagerWatch::add(const std::shared_ptr<ManagerTalk>& talk) {
+bool ManagerWatch::add(const std::shared_ptr<ManagerTalk>& talk,
+                       std::optional<std::chrono::milliseconds> refused_for) {
   const std::scoped_lock guard(mutex_);
   talk->key = ++last_key_;
   const auto entry = entries_.emplace(talk->key, talk).first;
   talk->place = Place::parked;
-  if (arm(*talk, EPOLLIN)) return true;
-  entries_.erase(entry);
-  return false;
+  if (!arm(*talk, EPOLLIN)) {
+    entries_.erase(entry);
+    return false;
+  }
+  if (refused_for) {
+    talk->refused = true;
+    talk->until = Clock::now() + *refused_for;
+    ++refused_;
+    // Who came before has his time before: the timer goes on from one to the next.
+    if (!timer_set_) set_timer(talk->until);
+  }
+  return true;
+}
+
+// With the lock.
+void ManagerWatch::set_timer(Clock::time_point until) noexcept {
+  using std::chrono::nanoseconds;
+  // Nothing at all would be never.
+  const auto left = std::max<nanoseconds>(until - Clock::now(), nanoseconds(1)).count();
+  itimerspec spec{};
+  spec.it_value.tv_sec = static_cast<time_t>(left / std::nano::den);
+  spec.it_value.tv_nsec = static_cast<long>(left % std::nano::den);
+  timer_set_ = ::timerfd_settime(timer_.get(), 0, &spec, nullptr) == 0;
+}
+
+// Their time is over: each reads the end, after what it has asked still, and goes as all do.
+void ManagerWatch::end_refused() noexcept {
+  const std::scoped_lock guard(mutex_);
+  std::uint64_t times = 0;
+  // Not readable any more; a timer that was set anew meanwhile finds nothing here to read.
+  static_cast<void>(::read(timer_.get(), &times, sizeof times) == sizeof times);
+  timer_set_ = false;
+  const auto now = Clock::now();
+  auto next = Clock::time_point::max();
+  for (const auto& [key, talk] : entries_) {
+    if (talk->until <= now) {
+      ::shutdown(talk->socket, SHUT_RD);
+      talk->until = Clock::time_point::max();
+    }
+    next = std::min(next, talk->until);
+  }
+  if (next != Clock::time_point::max()) set_timer(next);
 }
 
 void ManagerWatch::remove(ManagerTalk& talk) noexcept {
   const std::scoped_lock guard(mutex_);
   // A forked child may hold the same socket, by which it would stay.
   if (talk.registered) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, talk.socket, nullptr);
-  entries_.erase(talk.key);
+  if (entries_.erase(talk.key) != 0 && talk.refused) --refused_;
   removed_.notify_all();
 }
 
@@ -151,6 +201,16 @@ void ManagerWatch::listen(ManagerTalk& talk, bool on) noexcept {
 std::size_t ManagerWatch::size() {
   const std::scoped_lock guard(mutex_);
   return entries_.size();
+}
+
+std::size_t ManagerWatch::admitted() {
+  const std::scoped_lock guard(mutex_);
+  return entries_.size() - refused_;
+}
+
+std::size_t ManagerWatch::refused() {
+  const std::scoped_lock guard(mutex_);
+  return refused_;
 }
 
 bool ManagerWatch::wait_for_fewer(std::size_t fewer,

@@ -5,6 +5,8 @@
 //    given to the crew once for each time: whoever sees its place change from parked, under the
 //    lock. An event that is read late changes nothing, or brings one turn that finds nothing to do.
 // 2. While a call waits, only the end of its connection is listened for.
+// 3. Refused connections are counted apart, and each is hung up on at its time: however many there
+//    are, and whatever they do, they take nobody's place.
 //
 // A client that dies at any instant is the end of file of its socket: a parked connection is given
 // to the crew, which ends it; a call that waits is told to leave(); a thread that serves it or
@@ -41,8 +43,10 @@ class ManagerWatch {
   /// The server stops when this descriptor becomes readable.
   void stop_with(int sentinel);
 
-  /// A new connection. Parks it. False: it cannot be watched.
-  bool add(const std::shared_ptr<ManagerTalk>& talk);
+  /// A new connection. Parks it. False: it cannot be watched. `refused_for`: it is refused, and
+  /// has this long to ask for the reason.
+  bool add(const std::shared_ptr<ManagerTalk>& talk,
+           std::optional<std::chrono::milliseconds> refused_for = {});
   /// It ends: its descriptor may be closed behind this.
   void remove(ManagerTalk& talk) noexcept;
   /// Its next request is waited for; from here on it belongs to others. False: it cannot be
@@ -51,7 +55,10 @@ class ManagerWatch {
   /// Whether the end of its connection ends its call, which waits.
   void listen(ManagerTalk& talk, bool on) noexcept;
 
+  /// Connections, those that are refused among them.
   [[nodiscard]] std::size_t size();
+  [[nodiscard]] std::size_t admitted();
+  [[nodiscard]] std::size_t refused();
   /// Until less than `fewer` are left; false when the time is up. Without one: for ever.
   bool wait_for_fewer(std::size_t fewer, std::optional<std::chrono::milliseconds> time);
   /// All connections: shutdown(2).
@@ -62,18 +69,24 @@ class ManagerWatch {
  private:
   static constexpr std::uint64_t kStop = 0;
   static constexpr std::uint64_t kSentinel = 1;
+  static constexpr std::uint64_t kTimer = 2;
 
   void see(const epoll_event& event);
   bool arm(ManagerTalk& talk, std::uint32_t events) noexcept;
+  void end_refused() noexcept;
+  void set_timer(std::chrono::steady_clock::time_point until) noexcept;
 
   ManagerServer& server_;
   ManagerCrew& crew_;
   Descriptor epoll_;
   Descriptor stop_;
+  Descriptor timer_;   // readable when a refused connection has had its time
   int sentinel_ = -1;  // set before run()
   std::mutex mutex_;   // guards what follows
   std::unordered_map<std::uint64_t, std::shared_ptr<ManagerTalk>> entries_;
-  std::uint64_t last_key_ = kSentinel;
+  std::uint64_t last_key_ = kTimer;
+  std::size_t refused_ = 0;  // of the entries
+  bool timer_set_ = false;
   std::condition_variable removed_;
 };
 

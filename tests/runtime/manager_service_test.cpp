@@ -1,18 +1,20 @@
 // A manager's server with many clients: how many threads it has, who gets his turn, what it
 // refuses, and how it ends. **beyond** Python.
+#include "runtime/managers/manager_service.hpp"
+
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <array>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
+#include <cstddef>
+#include <exception>
 #include <fstream>
 #include <memory>
 #include <millrace/connection.hpp>
 #include <millrace/listener.hpp>
 #include <millrace/managers.hpp>
-#include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -20,8 +22,10 @@
 #include <vector>
 
 #include "runtime/managers/manager_crew.hpp"
+#include "runtime/managers/manager_registry.hpp"
 #include "runtime/managers/manager_wire.hpp"
 #include "tests/leak_check.hpp"
+#include "tests/runtime/gate.hpp"
 
 namespace millrace::test {
 namespace {
@@ -73,6 +77,14 @@ Object made(const connection::Address& address, const char* type, List arguments
   return Caller(address).ask({}, "create", all)[0];
 }
 
+bool has_place(const connection::Address& address) {
+  try {
+    return Caller(address).ask({}, "dummy").is_none();
+  } catch (const std::exception&) {
+    return false;  // it is hung up on: too many are refused at the moment
+  }
+}
+
 int threads_of(int pid) {
   std::ifstream status("/proc/" + std::to_string(pid) + "/status");
   for (std::string line; std::getline(status, line);) {
@@ -92,32 +104,6 @@ void await_few_threads(int pid) {
 }
 // A server that had to be terminated would take as long.
 constexpr auto kForever = std::chrono::hours(1);
-
-// Where calls of user code wait, unseen by the server.
-class Gate {
- public:
-  void pass() {
-    std::unique_lock guard(mutex_);
-    ++inside_;
-    changed_.notify_all();
-    changed_.wait(guard, [this] { return open_; });
-  }
-  void open() {
-    const std::scoped_lock guard(mutex_);
-    open_ = true;
-    changed_.notify_all();
-  }
-  void await(int count) {
-    std::unique_lock guard(mutex_);
-    changed_.wait(guard, [&] { return inside_ >= count; });
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool open_ = false;
-  int inside_ = 0;
-};
 
 // A server in this process.
 class Here {
@@ -188,27 +174,64 @@ TEST_F(ManagerServiceTest, CallsOfUserCodeThatWaitKeepNobodyWaiting) {
   for (const Caller& each : clients) EXPECT_EQ(each.reply()[0], Object("#RETURN"));
 }
 
-TEST_F(ManagerServiceTest, AFloodDoesNotStarveAQuietClient) {
-  constexpr int kBurst = 20;
-  Here server;
-  const Object list = made(server.address(), "list");
-  const auto flood = many(server.address(), ManagerCrew::kAtWork + 8);
-  const Caller quiet = accepted(server.address());
-  std::atomic<bool> over{false};
-  std::thread flooding([&] {
-    while (!over.load()) {
-      for (const Caller& each : flood) {
-        for (int i = 0; i < kBurst; ++i) each.send(list, "__len__");
-      }
-      for (const Caller& each : flood) {
-        for (int i = 0; i < kBurst; ++i) EXPECT_EQ(each.reply()[0], Object("#RETURN"));
+// Clients each of which has its next request there before its last one is answered: the server
+// sends it itself, from inside of the call.
+class Flood {
+ public:
+  void begin(const connection::Address& address, Object ident, std::size_t count) {
+    ident_ = std::move(ident);
+    clients_ = many(address, count);
+    for (std::size_t i = 0; i < count; ++i) send(i);
+  }
+  bool again(int client) {
+    if (over_.load()) return false;
+    send(static_cast<std::size_t>(client));
+    return true;
+  }
+  void end() { over_.store(true); }
+  // A reply of each; those that ask no more are left out.
+  bool take_replies() {
+    bool more = false;
+    for (std::size_t i = 0; i < clients_.size(); ++i) {
+      if (ended_.contains(i)) continue;
+      if (clients_[i].reply()[1] == Object(true)) {
+        more = true;
+      } else {
+        ended_.insert(i);
       }
     }
+    return more;
+  }
+
+ private:
+  void send(std::size_t client) const {
+    clients_[client].send(ident_, "again", {static_cast<int>(client)});
+  }
+  Object ident_;
+  std::vector<Caller> clients_;
+  std::atomic<bool> over_{false};
+  std::set<std::size_t> ended_;
+};
+
+TEST_F(ManagerServiceTest, AFloodDoesNotStarveAQuietClient) {
+  const auto flood = std::make_shared<Flood>();
+  SyncManager manager({.authkey = "k"});
+  manager.register_callable("Flood", [flood] { return flood; }, {{"again", &Flood::again}});
+  auto server = manager.get_server();
+  std::thread serving([&] { server.serve_forever(); });
+  const Object list = made(server.address(), "list");
+  const Caller quiet = accepted(server.address());
+  flood->begin(server.address(), made(server.address(), "Flood"), ManagerCrew::kAtWork + 8);
+  EXPECT_TRUE(flood->take_replies());
+  std::thread taking([&] {
+    while (flood->take_replies()) continue;
   });
   for (int i = 0; i < 20; ++i) quiet.ask(list, "append", {i});
-  over.store(true);
-  flooding.join();
+  flood->end();
+  taking.join();
   EXPECT_EQ(quiet.ask(list, "__len__"), Object(20));
+  server.shutdown();
+  serving.join();
 }
 
 TEST_F(ManagerServiceTest, RequestsOfOneConnectionAreAnsweredInTheirOrder) {
@@ -244,7 +267,51 @@ TEST_F(ManagerServiceTest, AConnectionTooManyIsToldSo) {
   EXPECT_TRUE(clients[0].ask({}, "__len__").as<std::string>().find("KeyError") != std::string::npos)
       << "those that were there are served";
   clients.pop_back();
-  while (!Caller(server.address()).ask({}, "dummy").is_none()) std::this_thread::yield();
+  while (!has_place(server.address())) std::this_thread::yield();
+}
+
+// A server whose refused clients have this long to ask for the reason.
+class Refusing {
+ public:
+  Refusing(std::size_t connections, std::chrono::milliseconds refused_for)
+      : service_(runtime::python_manager_types(), {.authkey = Bytes("k")},
+                 {connections, std::size_t{1} << 20U, refused_for}),
+        serving_([this] { service_.serve(); }) {}
+  Refusing(const Refusing&) = delete;
+  Refusing& operator=(const Refusing&) = delete;
+  ~Refusing() {
+    service_.stop();
+    serving_.join();
+  }
+  [[nodiscard]] const connection::Address& address() const { return service_.address(); }
+
+ private:
+  runtime::ManagerService service_;
+  std::thread serving_;
+};
+
+TEST_F(ManagerServiceTest, RefusedClientsThatAskNothingTakeNobodysPlace) {
+  const Refusing server(3, kForever);
+  auto clients = many(server.address(), 3);
+  std::vector<Caller> silent;
+  for (int i = 0; i < 8; ++i) silent.emplace_back(server.address());
+  // They are let in, or refused, one after the other.
+  EXPECT_FALSE(Caller(server.address()).ask({}, "dummy").is_none());
+  clients.clear();
+  while (!has_place(server.address())) std::this_thread::yield();
+  EXPECT_NE(silent[0].ask({}, "dummy").as<std::string>().find("its 3 connections"),
+            std::string::npos)
+      << "they are told still";
+}
+
+TEST_F(ManagerServiceTest, ARefusedClientThatAsksNothingIsHungUpOn) {
+  const Refusing server(1, std::chrono::milliseconds(1));
+  const auto clients = many(server.address(), 1);
+  std::vector<Caller> silent;
+  for (int i = 0; i < 100; ++i) silent.emplace_back(server.address());
+  for (const Caller& each : silent) EXPECT_THROW(each.reply(), EOFError);
+  EXPECT_NE(clients[0].ask({}, "__len__").as<std::string>().find("KeyError"), std::string::npos)
+      << "who was there is served";
 }
 
 TEST_F(ManagerServiceTest, AServerWithAllItsConnectionsCanBeShutDown) {
@@ -310,73 +377,6 @@ TEST_F(ManagerServiceTest, AServerThatEndsWaitsForUserCode) {
   EXPECT_THROW(client.reply(), EOFError) << "its client hears of the end before";
   server.gate().open();
   ending.join();
-}
-
-// Without connections: tasks are numbers.
-struct Tasks {
-  static ManagerCrew::Task number(std::size_t i) {
-    static std::array<char, 256> places;  // of which only the addresses are used
-    return {std::shared_ptr<void>(), reinterpret_cast<runtime::ManagerTalk*>(&places.at(i))};
-  }
-};
-
-TEST(ManagerCrewTest, ATaskWithMuchToDoLetsOthersHaveTheirTurns) {
-  const auto busy = Tasks::number(0);
-  const auto greedy = Tasks::number(1);
-  const auto quiet = Tasks::number(2);
-  Gate gate;
-  std::atomic<bool> greedy_began{false};
-  std::atomic<bool> over{false};
-  ManagerCrew crew([&](const ManagerCrew::Task& task) {
-    if (task == greedy) {
-      greedy_began.store(true);
-      return !over.load();
-    }
-    if (task == quiet) over.store(true);
-    if (task == busy) gate.pass();
-    return false;
-  });
-  for (std::size_t i = 1; i < ManagerCrew::kAtWork; ++i) crew.give(busy);
-  gate.await(static_cast<int>(ManagerCrew::kAtWork) - 1);
-  crew.give(greedy);  // has the last thread, and wants turns until the other one has had its own
-  while (!greedy_began.load()) std::this_thread::yield();
-  crew.give(quiet);
-  while (!over.load()) std::this_thread::yield();
-  gate.open();
-  crew.dismiss();
-}
-
-TEST(ManagerCrewTest, AQueueThatDoesNotMoveGetsAThread) {
-  Gate gate;
-  ManagerCrew crew([&](const ManagerCrew::Task&) {
-    gate.pass();
-    return false;
-  });
-  constexpr int kMore = 3;
-  for (std::size_t i = 0; i < ManagerCrew::kAtWork + kMore; ++i) crew.give(Tasks::number(i));
-  gate.await(static_cast<int>(ManagerCrew::kAtWork));
-  while (crew.crowded()) crew.look();
-  gate.await(static_cast<int>(ManagerCrew::kAtWork) + kMore);
-  gate.open();
-  crew.dismiss();
-}
-
-TEST(ManagerCrewTest, WhoStandsAsideMakesRoom) {
-  Gate gate;
-  std::atomic<ManagerCrew*> self{nullptr};
-  ManagerCrew crew([&](const ManagerCrew::Task&) {
-    self.load()->stand_aside(true);
-    gate.pass();
-    self.load()->stand_aside(false);
-    return false;
-  });
-  self.store(&crew);
-  constexpr std::size_t kAll = 2 * ManagerCrew::kAtWork;
-  for (std::size_t i = 0; i < kAll; ++i) crew.give(Tasks::number(i));
-  while (crew.crowded()) crew.look();
-  gate.await(static_cast<int>(kAll));
-  gate.open();
-  crew.dismiss();
 }
 
 }  // namespace
