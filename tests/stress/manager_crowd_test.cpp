@@ -50,8 +50,10 @@ TEST_F(ManagerCrowdTest, TheServersMemoryIsAsItWasAfterManyObjects) {
   ASSERT_GT(before, 0U);
   const int count = objects_wanted();
   create_and_drop(manager, count);
-  // A leak of 64 bytes an object would be seen.
-  EXPECT_LT(private_bytes(server), before + static_cast<std::size_t>(count) * 64);
+  // However many there were: pages come by 2 MiB at once where they are huge. A leak of 280 bytes
+  // an object is seen, one of 32 (the smallest allocation) with MILLRACE_STRESS=full.
+  constexpr std::size_t kSlack = std::size_t{8} << 20U;
+  EXPECT_LT(private_bytes(server), before + kSlack);
   EXPECT_EQ(manager.number_of_objects(), 0U);
 }
 
