@@ -274,7 +274,7 @@ std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
     message.take_back();
     table.cancel(child.id);
     throw std::system_error(answer->error, std::generic_category(),
-                            "the fork server's fork of a child process");
+                            "the fork server, starting a child process");
   }
   if (!answer) {
     // A child that has adopted its id answers before all else, so this one is dead.

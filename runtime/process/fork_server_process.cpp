@@ -267,17 +267,19 @@ void Server::start(const Packet& packet, int connection) {
   const StartRequest& request = packet.request;
   // Before the fork, so that a child that cannot be there does not exist. The folder comes last.
   if (::fchdir(packet.descriptors.back()) != 0) return refuse(errno);
-  pid_t pid = 0;
+  pid_t pid = -1;
+  int failed = 0;
   try {
     children_.reserve(children_.size() + 1);
     pid = fork_process(request.id);
   } catch (const std::system_error& error) {
-    return refuse(error.code().value());
+    failed = error.code().value();
   } catch (const std::bad_alloc&) {
-    return refuse(ENOMEM);
+    failed = ENOMEM;
   }
   if (pid == 0) run_child(packet, connection);
   (void)!::chdir("/");  // the server keeps nobody's folder in use
+  if (pid < 0) return refuse(failed);
   children_.push_back({pid, request.id, request.parent, request.daemon != 0});
 }
 

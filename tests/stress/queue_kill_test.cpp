@@ -28,10 +28,10 @@ void report(const char* what, const StepKillResult& r) {
   EXPECT_GT(r.instructions, 50) << "the operation was not finished";
 }
 
-// The usual stride, or that of MILLRACE_STRESS=full.
-long stride_of(long usual, long full) {
-  const char* const much = std::getenv("MILLRACE_STRESS");
-  return much != nullptr && std::strcmp(much, "full") == 0 ? full : usual;
+// The usual stride, or the finer one by MILLRACE_STRESS_STRIDE=fine.
+long stride_of(long usual, long fine) {
+  const char* const wish = std::getenv("MILLRACE_STRESS_STRIDE");
+  return wish != nullptr && std::strcmp(wish, "fine") == 0 ? fine : usual;
 }
 
 using Texts = std::vector<std::string>;
