@@ -49,19 +49,6 @@ ThreadChannels::~ThreadChannels() {
   for (auto& [serial, channel] : by_link) channel->close();
 }
 
-thread_local ManagerLink* g_replying = nullptr;
-struct Replying {
-  explicit Replying(ManagerLink* link) : before(g_replying) { g_replying = link; }
-  Replying(const Replying&) = delete;
-  ~Replying() { g_replying = before; }
-  ManagerLink* before;
-};
-
-Object request_of(Object ident, std::string_view method, std::vector<Object> arguments) {
-  return Object(Tuple{std::move(ident), Object(method), Object(Tuple(std::span<Object>(arguments))),
-                      Object(Dict())});
-}
-
 }  // namespace
 
 // fork(), as all links see it.
@@ -87,7 +74,9 @@ struct ForkedLinks {
   }
   static void in_child() noexcept {
     std::vector<Channel> parents;
+    std::vector<std::shared_ptr<ManagerLink>> kept;  // for parcels of the parent's
     for (ManagerLink* const each : links()) {
+      kept.push_back(std::move(each->kept_));
       for (const auto& channel : each->channels_) {
         if (Channel open = channel.lock()) parents.push_back(std::move(open));
       }
@@ -129,78 +118,6 @@ struct ForkedLinks {
     }
   }
 };
-
-Object returned(ManagerReply reply) {
-  if (reply.kind == "#RETURN") return std::move(reply.value);
-  if (reply.kind == "#ERROR") {
-    if (is_kind(reply.value, ValueKind::exception)) raise(reply.value);
-    throw RemoteError(reply.value.type_name(), reply.value.str());
-  }
-  if (reply.kind == "#TRACEBACK" || reply.kind == "#UNSERIALIZABLE") {
-    if (!is_text(reply.value)) {
-      throw TypeError("a reply of kind " + reply.kind + " that is no str but " +
-                      reply.value.type_name());
-    }
-    const auto text = reply.value.as<std::string>();
-    // The last line is "Type: what".
-    const std::size_t end = text.find_last_not_of('\n');
-    const std::size_t begin = end == std::string::npos ? 0 : text.rfind('\n', end) + 1;
-    const std::string last = text.substr(begin, end == std::string::npos ? 0 : end + 1 - begin);
-    const std::size_t colon = last.find(": ");
-    const std::string what = reply.kind == "#UNSERIALIZABLE" ? "Unserializable message: " : "";
-    throw RemoteError(last.substr(0, colon), what + last, text);
-  }
-  throw ValueError("Unrecognized message type " + Object(reply.kind).repr());
-}
-
-ManagerLink* replying_link() noexcept { return g_replying; }
-
-ManagerReply ManagerChannel::exchange(const Object& request, ManagerLink* link) {
-  const bool own = peer_ == Peer::own_program;
-  wire::Writer out;
-  put_frame(out, request, own);
-  broken_ = true;
-  line_.watch();
-  if (!line_.offer({out.data(), out.size()})) {
-    try {
-      connection_.send_bytes(
-          std::string_view(reinterpret_cast<const char*>(out.data()), out.size()));
-    } catch (...) {
-      out.revert(0);
-      throw;
-    }
-  }
-  out.clear();  // what it refers to belongs to the message
-  Bytes far;
-  const std::span<const std::byte> frame = receive(far);
-  broken_ = false;
-  const Replying replying(link);
-  const Object reply = value_of_frame(frame, own);
-  if (!is_sequence(reply) || to_items(reply).size() != 2 || !is_text(to_items(reply)[0])) {
-    throw TypeError("a manager's reply is a pair, not " + reply.type_name());
-  }
-  const auto parts = to_items(reply);
-  return {parts[0].as<std::string>(), parts[1]};
-}
-
-// Through the line, or into `far`.
-std::span<const std::byte> ManagerChannel::receive(Bytes& far) {
-  if (line_.look(line_.advised()) && line_.take(taken_)) return taken_;
-  far = connection_.recv_bytes();
-  return {far.data(), far.size()};
-}
-
-void ManagerChannel::open_line() {
-  ManagerLine line = ManagerLine::make();
-  const std::uint64_t departed = line.depart();
-  try {
-    returned(exchange(request_of({}, "open_line", {Object(departed)})));
-  } catch (...) {
-    if (!broken_) ManagerLine::drop(departed);  // the server has refused it
-    throw;
-  }
-  line_ = std::move(line);
-}
 
 ManagerLink::ManagerLink(Target target)
     : target_(std::move(target)), serial_(random_number()), client_(random_number()) {
@@ -252,7 +169,7 @@ Channel ManagerLink::open(std::uint64_t client, std::uint64_t parent) {
   const std::string ends = ends_seen_by_client(channel->fileno());
   const ManagerHello hello{program_proof("client", ends), client, parent, own_pid()};
   const Object reply = returned(channel->exchange(
-      request_of({}, "accept_connection", {Object(text_of_hello(process_name(), hello))})));
+      manager_request({}, "accept_connection", {Object(text_of_hello(process_name(), hello))})));
   const std::optional<std::string> proof = proof_in_reply(reply);
   if (!proof) {
     channel->peer(ManagerChannel::Peer::python);
@@ -283,12 +200,13 @@ Channel ManagerLink::session() {
 
 Object ManagerLink::call_server(const char* function, std::vector<Object> arguments) {
   const Channel channel = session();
-  const Object request = request_of({}, function, std::move(arguments));
+  const Object request = manager_request({}, function, std::move(arguments));
   if (channel->peer() == ManagerChannel::Peer::python) {
     return returned(ManagerChannel(dial()).exchange(request));
   }
+  ManagerRequest encoded(*channel, request);  // what it refers to may ask this server
   const std::scoped_lock guard(channel->mutex);
-  return returned(channel->exchange(request));
+  return returned(channel->exchange(encoded));
 }
 
 Channel ManagerLink::thread_channel() {
@@ -315,7 +233,7 @@ ManagerReply ManagerLink::call_object(const std::string& id, std::string_view me
     throw std::system_error(EPIPE, std::generic_category(), "the manager has been shut down");
   }
   const Channel channel = thread_channel();
-  const Object request = request_of(Object(id), method, std::move(arguments));
+  const Object request = manager_request(Object(id), method, std::move(arguments));
   try {
     return channel->exchange(request, this);
   } catch (...) {
@@ -363,9 +281,20 @@ void ManagerLink::decref(const std::string& id) noexcept {
 }
 
 std::uint64_t ManagerLink::depart(const std::string& id) {
+  if (ended_.load(std::memory_order_relaxed)) return 0;  // a hint, as in call_object()
   const bool python = session()->peer() == ManagerChannel::Peer::python;
   call_server(python ? "incref" : "depart", {Object(id)});
+  std::vector<std::shared_ptr<ManagerLink>> over;  // let go of behind the lock
   const std::scoped_lock guard(links_mutex());
+  // relaxed: shut_down() takes the lock between setting it and letting go of kept_
+  if (python || kept_ != nullptr || ended_.load(std::memory_order_relaxed)) return client_;
+  kept_ = shared_from_this();
+  for (ManagerLink* const each : links()) {
+    if (each == this || each->kept_ == nullptr) continue;
+    if (each->session_ == nullptr || each->session_->hung_up()) {
+      over.push_back(std::move(each->kept_));
+    }
+  }
   return client_;
 }
 
@@ -385,8 +314,10 @@ void ManagerLink::discard(const std::string& id, std::uint64_t maker) noexcept {
 void ManagerLink::shut_down() noexcept {
   ended_.store(true, std::memory_order_relaxed);  // a hint to those who would call
   std::vector<Channel> open;
+  std::shared_ptr<ManagerLink> kept;
   {
     const std::scoped_lock guard(links_mutex());
+    kept = std::move(kept_);
     for (const auto& each : channels_) {
       if (Channel channel = each.lock()) open.push_back(std::move(channel));
     }

@@ -18,6 +18,7 @@
 #include <millrace/bytes.hpp>
 #include <millrace/listener.hpp>
 #include <millrace/object.hpp>
+#include <millrace/wire/buffer.hpp>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -46,6 +47,19 @@ class ManagerLink;
 /// The link whose server's reply this thread decodes, or null.
 ManagerLink* replying_link() noexcept;
 
+/// What a client sends: ident, method, arguments.
+Object manager_request(Object ident, std::string_view method, std::vector<Object> arguments);
+
+class ManagerChannel;
+/// A request in the form in which it is sent. Made, and destroyed, without a channel's mutex: to
+/// put proxies into it, or to drop what was not sent, may ask the same server.
+struct ManagerRequest {
+  ManagerRequest(const ManagerChannel& to, const Object& request);
+  ManagerRequest(const ManagerRequest&) = delete;
+  ~ManagerRequest();
+  wire::Writer frame;
+};
+
 /// One connection, used by one thread at a time.
 class ManagerChannel {
  public:
@@ -56,12 +70,16 @@ class ManagerChannel {
   /// leaves it broken.
   /// `link`: whose server it is, for proxies in the reply.
   ManagerReply exchange(const Object& request, ManagerLink* link = nullptr);
+  /// The same of a request that was made for this channel: it is empty once it has been sent.
+  ManagerReply exchange(ManagerRequest& request, ManagerLink* link = nullptr);
   /// Lets frames go through shared memory; of a server of this program.
   void open_line();
   /// In a forked child, of the parent's.
   void forget_line() noexcept { line_ = {}; }
   [[nodiscard]] bool broken() const noexcept { return broken_; }
   void close() const noexcept { connection_.close(); }
+  /// The server has ended, or this side has closed it.
+  [[nodiscard]] bool hung_up() const noexcept;
   [[nodiscard]] int fileno() const { return connection_.fileno(); }
   [[nodiscard]] Peer peer() const noexcept { return peer_; }
   void peer(Peer peer) noexcept { peer_ = peer; }
@@ -106,7 +124,8 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   /// One less. Never throws: a server that has ended has no references.
   void decref(const std::string& id) noexcept;
   /// The server keeps the object for a parcel that this process makes: the number by which anyone
-  /// gives that back. An exception: it does not.
+  /// gives that back; 0 when it has been shut down. An exception: it does not. From now on the link
+  /// lives until it is shut down or the server hangs up: with its session such references would go.
   std::uint64_t depart(const std::string& id);
   /// Gives back what depart() in some process has kept. Never throws, as decref().
   void discard(const std::string& id, std::uint64_t maker) noexcept;
@@ -132,7 +151,8 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   Channel session_;
   std::vector<std::weak_ptr<ManagerChannel>> channels_;
   std::unordered_map<std::string, std::uint64_t> references_;
-  Channel for_child_;  // between a fork's beginning and its end
+  std::shared_ptr<ManagerLink> kept_;  // itself, by depart(); a forked child has none
+  Channel for_child_;                  // between a fork's beginning and its end
   std::uint64_t child_ = 0;
 };
 

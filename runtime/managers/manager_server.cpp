@@ -211,6 +211,8 @@ void ManagerServer::discard(std::uint64_t maker, const std::string& id) {
 }
 
 std::uint64_t ManagerServer::depart_own(const SharedObject& object) {
+  // A forked child's is a copy that serves nobody. relaxed: as in server_at()
+  if (servers_process.load(std::memory_order_relaxed) != own_pid()) return 0;
   const auto self = object.server_.lock();
   if (self == nullptr) return 0;
   ManagerServer& server = **self;

@@ -1,0 +1,113 @@
+// One connection to a manager's server: a request out, its reply in.
+#include <poll.h>
+
+#include <stdexcept>
+#include <utility>
+
+#include "runtime/managers/manager_link.hpp"
+#include "runtime/managers/manager_wire.hpp"
+#include "runtime/values/object_node.hpp"
+
+namespace millrace::runtime {
+
+namespace {
+
+thread_local ManagerLink* g_replying = nullptr;
+struct Replying {
+  explicit Replying(ManagerLink* link) : before(g_replying) { g_replying = link; }
+  Replying(const Replying&) = delete;
+  ~Replying() { g_replying = before; }
+  ManagerLink* before;
+};
+
+}  // namespace
+
+Object manager_request(Object ident, std::string_view method, std::vector<Object> arguments) {
+  return Object(Tuple{std::move(ident), Object(method), Object(Tuple(std::span<Object>(arguments))),
+                      Object(Dict())});
+}
+
+Object returned(ManagerReply reply) {
+  if (reply.kind == "#RETURN") return std::move(reply.value);
+  if (reply.kind == "#ERROR") {
+    if (is_kind(reply.value, ValueKind::exception)) raise(reply.value);
+    throw RemoteError(reply.value.type_name(), reply.value.str());
+  }
+  if (reply.kind == "#TRACEBACK" || reply.kind == "#UNSERIALIZABLE") {
+    if (!is_text(reply.value)) {
+      throw TypeError("a reply of kind " + reply.kind + " that is no str but " +
+                      reply.value.type_name());
+    }
+    const auto text = reply.value.as<std::string>();
+    // The last line is "Type: what".
+    const std::size_t end = text.find_last_not_of('\n');
+    const std::size_t begin = end == std::string::npos ? 0 : text.rfind('\n', end) + 1;
+    const std::string last = text.substr(begin, end == std::string::npos ? 0 : end + 1 - begin);
+    const std::size_t colon = last.find(": ");
+    const std::string what = reply.kind == "#UNSERIALIZABLE" ? "Unserializable message: " : "";
+    throw RemoteError(last.substr(0, colon), what + last, text);
+  }
+  throw ValueError("Unrecognized message type " + Object(reply.kind).repr());
+}
+
+ManagerLink* replying_link() noexcept { return g_replying; }
+
+ManagerRequest::ManagerRequest(const ManagerChannel& to, const Object& request) {
+  put_frame(frame, request, to.peer() == ManagerChannel::Peer::own_program);
+}
+ManagerRequest::~ManagerRequest() { frame.revert(0); }
+
+ManagerReply ManagerChannel::exchange(const Object& request, ManagerLink* link) {
+  ManagerRequest encoded(*this, request);
+  return exchange(encoded, link);
+}
+
+ManagerReply ManagerChannel::exchange(ManagerRequest& request, ManagerLink* link) {
+  wire::Writer& out = request.frame;
+  broken_ = true;
+  line_.watch();
+  if (!line_.offer({out.data(), out.size()})) {
+    connection_.send_bytes(std::string_view(reinterpret_cast<const char*>(out.data()), out.size()));
+  }
+  out.clear();  // what it refers to belongs to the message
+  Bytes far;
+  const std::span<const std::byte> frame = receive(far);
+  broken_ = false;
+  const Replying replying(link);
+  const Object reply = value_of_frame(frame, peer_ == Peer::own_program);
+  if (!is_sequence(reply) || to_items(reply).size() != 2 || !is_text(to_items(reply)[0])) {
+    throw TypeError("a manager's reply is a pair, not " + reply.type_name());
+  }
+  const auto parts = to_items(reply);
+  return {parts[0].as<std::string>(), parts[1]};
+}
+
+// Through the line, or into `far`.
+std::span<const std::byte> ManagerChannel::receive(Bytes& far) {
+  if (line_.look(line_.advised()) && line_.take(taken_)) return taken_;
+  far = connection_.recv_bytes();
+  return {far.data(), far.size()};
+}
+
+void ManagerChannel::open_line() {
+  ManagerLine line = ManagerLine::make();
+  const std::uint64_t departed = line.depart();
+  try {
+    returned(exchange(manager_request({}, "open_line", {Object(departed)})));
+  } catch (...) {
+    if (!broken_) ManagerLine::drop(departed);  // the server has refused it
+    throw;
+  }
+  line_ = std::move(line);
+}
+
+bool ManagerChannel::hung_up() const noexcept {
+  try {
+    pollfd event{connection_.fileno(), POLLRDHUP, 0};
+    return ::poll(&event, 1, 0) > 0;
+  } catch (...) {
+    return true;  // closed
+  }
+}
+
+}  // namespace millrace::runtime
