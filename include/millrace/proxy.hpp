@@ -3,7 +3,8 @@
 // A proxy is a handle: a copy refers to the same shared object, calls are const, and it may be an
 // argument, a capture, an item, a message, or an element of another shared object, where it stays
 // alive. The object lives until the last proxy anywhere is gone, on its way or in a callable that
-// waits to be called too. Any thread may call; calls of several threads do not wait for each other.
+// waits to be called too; but one that nobody has taken yet is gone with the process that sent it,
+// as in Python. Any thread may call; calls of several threads do not wait for each other.
 //
 // Every call throws what the method throws, with its type; RemoteError for a method that is not
 // exposed and for what has no type here; EOFError or std::system_error when the server has ended.

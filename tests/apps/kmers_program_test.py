@@ -3,6 +3,7 @@
 Python, bad input, and what it writes. $KMERS is the program."""
 
 import collections
+import contextlib
 import gzip
 import os
 import pathlib
@@ -213,7 +214,8 @@ class Errors(Program):
             while len(self.descendants(program.pid)) < 3:  # a zygote and two workers
                 self.assertIsNone(program.poll(), "it ended before it had workers")
             for pid in self.descendants(program.pid):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # workers end with their zygote
+                    os.kill(pid, signal.SIGKILL)
             program.stdin.write(data[kills_after:])
         except BrokenPipeError:
             pass  # it has noticed
@@ -227,7 +229,10 @@ class Errors(Program):
         while todo:
             pid = todo.pop()
             for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-                children = [int(child) for child in task.read_text().split()]
+                try:
+                    children = [int(child) for child in task.read_text().split()]
+                except OSError:  # it has ended meanwhile
+                    continue
                 found += children
                 todo += children
         return found
