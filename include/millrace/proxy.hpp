@@ -64,6 +64,7 @@ class ProxyPlace {
 
  private:
   void fill(const ProxyPlace& other);
+  void take(ProxyPlace& other);
   void clear() noexcept;
 
   ProxyRef state_;

@@ -1,7 +1,7 @@
 #include "runtime/managers/manager_crew.hpp"
 
 #include <algorithm>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <utility>
 
@@ -42,10 +42,8 @@ void ManagerCrew::start() noexcept {
     std::thread([this, task = queue_.front()]() mutable { work(std::move(task)); }).detach();
     ++threads_;
     static_cast<void>(take());
-  } catch (const std::system_error&) {
-    static_cast<void>(0);
-  } catch (const std::bad_alloc&) {
-    static_cast<void>(0);
+  } catch (const std::exception&) {
+    static_cast<void>(0);  // no thread, or no memory for one
   }
 }
 

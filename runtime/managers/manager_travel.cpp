@@ -191,13 +191,7 @@ ProxyRef decode_proxy(wire::Reader& in) {
 
 ProxyPlace::ProxyPlace(const ProxyPlace& other) { fill(other); }
 
-ProxyPlace::ProxyPlace(ProxyPlace&& other) {
-  if (other.state_ != nullptr && !shm::Arena::contains(this)) {
-    state_ = std::move(other.state_);
-  } else {
-    fill(other);
-  }
-}
+ProxyPlace::ProxyPlace(ProxyPlace&& other) { take(other); }
 
 ProxyPlace& ProxyPlace::operator=(const ProxyPlace& other) {
   if (this != &other) fill(other);
@@ -205,12 +199,7 @@ ProxyPlace& ProxyPlace::operator=(const ProxyPlace& other) {
 }
 
 ProxyPlace& ProxyPlace::operator=(ProxyPlace&& other) {
-  if (this == &other) return *this;
-  if (other.state_ != nullptr && !shm::Arena::contains(this)) {
-    state_ = std::move(other.state_);
-  } else {
-    fill(other);
-  }
+  if (this != &other) take(other);
   return *this;
 }
 
@@ -241,6 +230,15 @@ void ProxyPlace::fill(const ProxyPlace& other) {
   join_parcel(next.payload());
   clear();
   parcel_ = std::move(next);
+}
+
+// Leaves the other without its state where it needs no parcel.
+void ProxyPlace::take(ProxyPlace& other) {
+  if (other.state_ != nullptr && !shm::Arena::contains(this)) {
+    state_ = std::move(other.state_);
+  } else {
+    fill(other);
+  }
 }
 
 void ProxyPlace::clear() noexcept {

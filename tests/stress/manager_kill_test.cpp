@@ -23,6 +23,27 @@ int kills() {
 
 using ManagerKillTest = LeakCheck;
 
+constexpr int kAtOnce = 4;
+
+// Clients that run `work`, each until it is killed: when that is is left to chance.
+template <class Work>
+void kill_clients(const SyncManager& manager, std::mt19937& random, const Work& work) {
+  std::vector<Process> clients;
+  for (int i = 0; i < kAtOnce; ++i) {
+    auto begun = manager.Event();
+    clients.emplace_back([&work, begun] { work(begun); });
+    clients.back().start();
+    begun.wait();
+  }
+  std::uniform_int_distribution<useconds_t> delay(0, 4000);
+  ::usleep(delay(random));
+  for (Process& each : clients) each.kill();
+  for (Process& each : clients) {
+    each.join();
+    each.close();
+  }
+}
+
 // Until it is killed: every kind of call, with its own objects and with shared ones.
 void torment(const AcquirerProxy& lock, const QueueProxy& queue, const DictProxy& dict,
              const EventProxy& begun, const BaseManager& manager) {
@@ -59,23 +80,10 @@ TEST_F(ManagerKillTest, TheServerOutlivesClientsThatAreKilledInsideCalls) {
   auto queue = manager.Queue();
   auto dict = manager.dict();
   std::mt19937 random(20);
-  std::uniform_int_distribution<useconds_t> delay(0, 4000);
-  constexpr std::size_t kAtOnce = 4;
-  const int rounds = kills() / static_cast<int>(kAtOnce);
+  const int rounds = kills() / kAtOnce;
   for (int round = 0; round < rounds; ++round) {
-    std::vector<Process> clients;
-    for (std::size_t i = 0; i < kAtOnce; ++i) {
-      auto begun = manager.Event();
-      clients.emplace_back([&, begun] { torment(lock, queue, dict, begun, manager); });
-      clients.back().start();
-      begun.wait();
-    }
-    ::usleep(delay(random));  // when they are killed is left to chance
-    for (Process& each : clients) each.kill();
-    for (Process& each : clients) {
-      each.join();
-      each.close();
-    }
+    kill_clients(manager, random,
+                 [&](const EventProxy& begun) { torment(lock, queue, dict, begun, manager); });
     acquire_after_the_dead(lock);
     lock.release();
     while (!queue.empty()) static_cast<void>(queue.get_nowait());
@@ -109,24 +117,11 @@ void send_and_take(const Queue<ListProxy>& items, const EventProxy& begun,
 TEST_F(ManagerKillTest, WhatWasOnItsWayIsGivenBackWhenItsMakersAreKilled) {
   auto manager = Manager();
   std::mt19937 random(21);
-  std::uniform_int_distribution<useconds_t> delay(0, 4000);
-  constexpr std::size_t kAtOnce = 4;
-  const int rounds = kills() / static_cast<int>(kAtOnce);
+  const int rounds = kills() / kAtOnce;
   for (int round = 0; round < rounds; ++round) {
     const Queue<ListProxy> items;
-    std::vector<Process> clients;
-    for (std::size_t i = 0; i < kAtOnce; ++i) {
-      auto begun = manager.Event();
-      clients.emplace_back([&, begun] { send_and_take(items, begun, manager); });
-      clients.back().start();
-      begun.wait();
-    }
-    ::usleep(delay(random));  // when they are killed is left to chance
-    for (Process& each : clients) each.kill();
-    for (Process& each : clients) {
-      each.join();
-      each.close();
-    }
+    kill_clients(manager, random,
+                 [&](const EventProxy& begun) { send_and_take(items, begun, manager); });
     take_one(items);
   }
   // Connections of the dead may still be on their way out of the server.
