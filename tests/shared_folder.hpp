@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <random>
 #include <set>
@@ -31,12 +32,19 @@ inline const std::string& own_prefix() {
   return prefix;
 }
 
+/// A mount namespace in which mounts under /dev reach nobody else, made with unshare()'s `flags`;
+/// false where that is not permitted. In a chroot "/" need not be a mount, but /dev has to be one.
+inline bool have_own_mounts(int flags) {
+  if (::unshare(flags) != 0) return false;
+  if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0) return true;
+  return errno == EINVAL && ::mount("none", "/dev", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+}
+
 /// Mounts an empty /dev/shm that only this program and its children see, once; false where that is
 /// not permitted. For the main thread, before there are others.
 inline bool have_own_shared_folder() {
   static const bool done =
-      ::unshare(CLONE_NEWNS) == 0 &&
-      ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+      have_own_mounts(CLONE_NEWNS) &&
       ::mount("none", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777") == 0;
   return done;
 }

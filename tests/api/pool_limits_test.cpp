@@ -134,10 +134,15 @@ TEST(PoolLimits, ProcessesForReplacements) {
   EXPECT_EQ(program.exitcode, 0) << program.err;
 }
 
+/// Mounts of the calling program's own under /dev.
+bool may_mount() {
+  return millrace::test::have_own_mounts(CLONE_NEWNS) ||
+         millrace::test::have_own_mounts(CLONE_NEWUSER | CLONE_NEWNS);
+}
+
 TEST(PoolLimits, NoSharedMemoryFilesystem) {
   const auto program = run_program([] {
-    const bool own = ::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0;
-    if (!own || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) std::abort();
+    if (!may_mount()) std::abort();
     while (::umount2("/dev/shm", MNT_DETACH) == 0) {
     }
     // An empty, read-only directory in its place: nothing can be made there.
@@ -150,12 +155,8 @@ TEST(PoolLimits, NoSharedMemoryFilesystem) {
 
 /// A file on a disk of 64 KiB that nobody else sees.
 std::string file_on_a_small_disk(const char* name) {
-  const bool own = ::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0;
-  if (!own || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-      ::mount("none", "/mnt", "tmpfs", 0, "size=64k") != 0) {
-    std::abort();
-  }
-  return std::string("/mnt/") + name;
+  if (!may_mount() || ::mount("none", "/dev/shm", "tmpfs", 0, "size=64k") != 0) std::abort();
+  return std::string("/dev/shm/") + name;
 }
 
 // The call fails with the file's name, and the pool goes on.
@@ -176,7 +177,8 @@ TEST(PoolLimits, AFullDiskUnderAJoblog) {
       }
     });
   });
-  EXPECT_TRUE(contains(program.out, "system error 28: write joblog /mnt/joblog")) << program.out;
+  EXPECT_TRUE(contains(program.out, "system error 28: write joblog /dev/shm/joblog"))
+      << program.out;
   EXPECT_EQ(program.exitcode, 0) << program.err;
 }
 
@@ -193,7 +195,7 @@ TEST(PoolLimits, AFullDiskUnderATrace) {
     });
   });
   EXPECT_EQ(program.out, "ok");
-  EXPECT_TRUE(contains(program.err, "trace file /mnt/run.json: No space left")) << program.err;
+  EXPECT_TRUE(contains(program.err, "trace file /dev/shm/run.json: No space left")) << program.err;
   EXPECT_EQ(program.exitcode, 0) << program.err;
 }
 

@@ -183,6 +183,8 @@ struct Remains {
     return found;
   }
   static Remains now() {
+    // First: in a chroot files of before are called otherwise afterwards.
+    (void)test::have_own_shared_folder();
     const shm::ArenaUsage usage = shm::Arena::instance().usage();
     Remains remains{.files = list("/proc/self/fd", true),
                     .shm = test::own_segments(),
