@@ -1,69 +1,38 @@
 #include "shm/slab_heap.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
-#include <cstring>
 
+#include "shm/parking.hpp"
 #include "shm/process_table.hpp"
+#include "shm/slab_geometry.hpp"
 
 namespace millrace::shm {
 namespace {
 
-constexpr std::size_t kHeadBytes = 64;
-constexpr std::uint32_t kRecordClass = kSizeClasses - 1;
-constexpr std::size_t kWordsPerPage = kPageBytes / sizeof(std::uint32_t);
 constexpr std::uint32_t kFreeWord = 0;
 constexpr std::uint32_t kLiveBit = 1;
+// A thread that has freed so many bytes looks for slabs without a live block. One that was found so
+// a while ago, and not used since, gives its pages back; a few are kept for what comes next.
+constexpr std::uint64_t kLookEvery = std::uint64_t{8} << 20U;
+constexpr int kKeptSlabs = 4;
+constexpr std::uint32_t kInUse = 0;
+constexpr std::uint32_t kGivenBack = 1;
+
+// The time, as SlabHead::rest says since when: milliseconds in steps of four, neither of the above.
+// It wraps, which makes a look give back too late or too early once in 49 days.
+std::uint32_t stamp_now() noexcept {
+  return (static_cast<std::uint32_t>(ticks() / ticks_per_us() / 1000) & ~3U) | 2U;
+}
 
 constexpr std::uint32_t live(ProcessId owner) noexcept { return owner << 1U | kLiveBit; }
-
-struct Geometry {
-  std::uint32_t block_bytes = 0;
-  std::uint32_t count = 0;
-  std::uint32_t blocks_at = 0;
-  std::uint32_t reciprocal = 0;  // 2^24 over the block's 64-byte units, rounded up
-};
-
-constexpr std::array<std::uint32_t, kSizeClasses> kBlockBytes = {
-    64,   128,  192,  256,  384,   512,   768,   1024,  1536, 2048,
-    3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 64};
-
-constexpr std::array<Geometry, kSizeClasses> make_geometry() {
-  std::array<Geometry, kSizeClasses> all{};
-  for (std::size_t c = 0; c < kSizeClasses; ++c) {
-    Geometry& g = all[c];
-    g.block_bytes = kBlockBytes[c];
-    g.count = static_cast<std::uint32_t>((kSpanBytes - kHeadBytes) /
-                                         (g.block_bytes + sizeof(std::uint32_t)));
-    const auto at = [&] {
-      return (kHeadBytes + g.count * sizeof(std::uint32_t) + kCacheLine - 1) / kCacheLine *
-             kCacheLine;
-    };
-    while (at() + std::size_t{g.count} * g.block_bytes > kSpanBytes) --g.count;
-    g.blocks_at = static_cast<std::uint32_t>(at());
-    const auto units = static_cast<std::uint32_t>(g.block_bytes / kCacheLine);
-    g.reciprocal = ((1U << 24U) + units - 1) / units;
-  }
-  return all;
-}
-
-constexpr std::array<Geometry, kSizeClasses> kGeometry = make_geometry();
-
-constexpr std::array<std::uint8_t, kMaxSmallBytes / kCacheLine + 1> make_class_table() {
-  std::array<std::uint8_t, kMaxSmallBytes / kCacheLine + 1> table{};
-  std::uint8_t c = 0;
-  for (std::size_t units = 0; units < table.size(); ++units) {
-    while (kBlockBytes[c] < units * kCacheLine) ++c;
-    table[units] = c;
-  }
-  return table;
-}
-
-constexpr auto kClassOf = make_class_table();
 
 struct SlabHead {
   std::atomic<std::uint32_t> touched;  // invariant 3
   std::atomic<std::uint32_t> full;     // hint: no block was FREE when last searched
+  std::atomic<std::uint32_t> rest;     // hint: kInUse, kGivenBack, or since when it is empty
 };
 static_assert(sizeof(SlabHead) <= kHeadBytes);
 
@@ -72,6 +41,11 @@ struct Position {
   std::uint32_t block = 0;
 };
 thread_local constinit std::array<Position, kSizeClasses> position{};
+
+// Bytes that this thread has freed since its last look for slabs to give back, and how many more
+// the next look waits for: a sixteenth of what all slabs hold, so that looks stay cheap.
+thread_local constinit std::uint64_t freed_bytes = 0;
+thread_local constinit std::uint64_t look_after = kLookEvery;
 
 // Somewhere in a slab, at the start of a cache line of claim words, different for each thread.
 std::uint32_t starting_block(std::uint32_t count) noexcept {
@@ -83,12 +57,14 @@ std::uint32_t starting_block(std::uint32_t count) noexcept {
 
 }  // namespace
 
+std::atomic<std::uint32_t> slab_rest_ms{1000};
+
 struct SlabHeap::Slab {
   std::byte* base;
   std::uint32_t span;
   std::uint32_t size_class;
 
-  [[nodiscard]] const Geometry& geometry() const noexcept { return kGeometry[size_class]; }
+  [[nodiscard]] const SlabGeometry& geometry() const noexcept { return kSlabGeometry[size_class]; }
   [[nodiscard]] SlabHead& head() const noexcept { return *reinterpret_cast<SlabHead*>(base); }
   [[nodiscard]] std::atomic<std::uint32_t>* words() const noexcept {
     return reinterpret_cast<std::atomic<std::uint32_t>*>(base + kHeadBytes);
@@ -98,25 +74,97 @@ struct SlabHeap::Slab {
   }
   // Number of the block at `p`, `count` when none starts there.
   [[nodiscard]] std::uint32_t number_of(const void* p) const noexcept {
-    const Geometry& g = geometry();
+    const SlabGeometry& g = geometry();
     const auto offset = static_cast<std::size_t>(static_cast<const std::byte*>(p) - base);
     if (offset < g.blocks_at || (offset - g.blocks_at) % kCacheLine != 0) return g.count;
     const std::uint64_t units = (offset - g.blocks_at) / kCacheLine;
     const auto k = static_cast<std::uint32_t>(units * g.reciprocal >> 24U);
     return k < g.count && block(k) == p ? k : g.count;
   }
+  [[nodiscard]] bool empty() const noexcept;
+  void give_back() const noexcept;
+  bool give_back(std::uint32_t first, std::uint32_t last) const noexcept;
+  static void look_for_empty(const SpanTable& spans) noexcept;
 };
 
-static_assert(
-    [] {
-      for (const Geometry& g : kGeometry) {
-        for (std::uint64_t k = 0; k < g.count; ++k) {
-          if (k * (g.block_bytes / kCacheLine) * g.reciprocal >> 24U != k) return false;
-        }
-      }
-      return true;
-    }(),
-    "the reciprocal is exact for every block of every class");
+// No block of it is live, as far as a look without a claim can tell.
+bool SlabHeap::Slab::empty() const noexcept {
+  // relaxed: guesses, the claims in give_back() decide
+  if (head().full.load(std::memory_order_relaxed) != 0) return false;
+  const std::uint32_t touched = head().touched.load(std::memory_order_relaxed);
+  for (std::uint32_t k = 0; k < geometry().count; ++k) {
+    if ((touched >> (k / kWordsPerPage) & 1U) == 0) {
+      k += static_cast<std::uint32_t>(kWordsPerPage) - 1;  // k is the page's first here
+    } else if (words()[k].load(std::memory_order_relaxed) != kFreeWord) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Claims the blocks [first, last), gives the pages that lie within them back to the system, and
+// frees them. False when one was taken meanwhile. Killed anywhere between, a process leaves blocks
+// of its own, which are swept; what they held was nobody's.
+bool SlabHeap::Slab::give_back(std::uint32_t first, std::uint32_t last) const noexcept {
+  const std::uint32_t mine = live(self());
+  std::uint32_t k = first;
+  for (; k < last; ++k) {
+    std::uint32_t expected = kFreeWord;
+    // TAKE block: acquire: the pages go after the last touch of the previous user
+    if (!words()[k].compare_exchange_strong(expected, mine, std::memory_order_acquire,
+                                            std::memory_order_relaxed)) {
+      break;
+    }
+  }
+  bool given = k == last;
+  if (given) {
+    const auto from =
+        (reinterpret_cast<std::uintptr_t>(block(first)) + kPageBytes - 1) / kPageBytes * kPageBytes;
+    const auto to = reinterpret_cast<std::uintptr_t>(block(last)) / kPageBytes * kPageBytes;
+    given = from >= to || ::madvise(reinterpret_cast<void*>(from), to - from, MADV_REMOVE) == 0;
+  }
+  // FREE block: release, the next user comes after the pages have gone
+  while (k-- > first) words()[k].store(kFreeWord, std::memory_order_release);
+  return given;
+}
+
+// Page by page of claim words; those that nobody has ever claimed in have no blocks with pages.
+void SlabHeap::Slab::give_back() const noexcept {
+  const std::uint32_t touched = head().touched.load(std::memory_order_relaxed);
+  // relaxed: hints. First, so that whoever gets a block from us says after it that it is in use.
+  head().rest.store(kGivenBack, std::memory_order_relaxed);
+  bool all = true;
+  for (std::uint32_t page = 0; page * kWordsPerPage < geometry().count; ++page) {
+    const auto first = page * static_cast<std::uint32_t>(kWordsPerPage);
+    const auto last = std::min(first + static_cast<std::uint32_t>(kWordsPerPage), geometry().count);
+    if ((touched >> page & 1U) != 0) all = give_back(first, last) && all;
+  }
+  if (!all) head().rest.store(kInUse, std::memory_order_relaxed);
+  // Whoever found every block taken meanwhile may look again.
+  head().full.store(0, std::memory_order_relaxed);
+}
+
+void SlabHeap::Slab::look_for_empty(const SpanTable& spans) noexcept {
+  freed_bytes = 0;
+  const std::uint32_t now = stamp_now();
+  std::uint64_t slabs = 0;
+  int kept = 0;
+  for (std::size_t i = spans.first(); i < spans.high();) {
+    const SpanWord w = spans.word(i);
+    const bool run = w.state == SpanState::kLive || w.state == SpanState::kHeap;
+    if (w.state == SpanState::kSlab && w.count < kRecordClass) {
+      ++slabs;
+      const Slab slab{spans.address_of(i), static_cast<std::uint32_t>(i), w.count};
+      // relaxed, here and below: hints; whoever claims a block says that the slab is in use again
+      const std::uint32_t rest = slab.head().rest.load(std::memory_order_relaxed);
+      if (rest == kInUse && slab.empty()) slab.head().rest.store(now, std::memory_order_relaxed);
+      const bool rests = rest != kInUse && rest != kGivenBack && kept++ >= kKeptSlabs;
+      if (rests && now - rest >= slab_rest_ms.load(std::memory_order_relaxed)) slab.give_back();
+    }
+    i += run ? spans.length_at(i, w) : 1;
+  }
+  look_after = std::max(kLookEvery, slabs * kSpanBytes / 16);
+}
 
 std::size_t SlabHeap::block_bytes(std::size_t size_class) noexcept {
   return kBlockBytes[size_class];
@@ -160,6 +208,10 @@ void* SlabHeap::claim_in(const Slab& slab, std::uint32_t from) noexcept {
     if (words[k].compare_exchange_strong(expected, mine, std::memory_order_acquire,
                                          std::memory_order_relaxed)) {
       position[slab.size_class] = {slab.span, k + 1 < count ? k + 1 : 0};
+      // relaxed: a hint; after the claim, so that it is not older than what give_back() left
+      if (slab.head().rest.load(std::memory_order_relaxed) != kInUse) {
+        slab.head().rest.store(kInUse, std::memory_order_relaxed);
+      }
       return slab.block(k);
     }
   }
@@ -169,7 +221,7 @@ void* SlabHeap::claim_in(const Slab& slab, std::uint32_t from) noexcept {
 }
 
 void* SlabHeap::claim_elsewhere(std::uint32_t size_class) {
-  const std::uint32_t start = starting_block(kGeometry[size_class].count);
+  const std::uint32_t start = starting_block(kSlabGeometry[size_class].count);
   const std::uint32_t hint = hints_[size_class].load(std::memory_order_relaxed);
   const auto usable = [&](std::size_t i) {
     const SpanWord w = spans_.word(i);
@@ -201,8 +253,8 @@ void* SlabHeap::claim_elsewhere(std::uint32_t size_class) {
 }
 
 std::uint32_t SlabHeap::make_slab(std::uint32_t size_class) {
-  const std::size_t index =
-      spans_.index_of(spans_.allocate({.bytes = kGeometry[size_class].blocks_at, .zeroed = true}));
+  const std::size_t index = spans_.index_of(
+      spans_.allocate({.bytes = kSlabGeometry[size_class].blocks_at, .zeroed = true}));
   spans_.publish_slab(index, size_class);
   return static_cast<std::uint32_t>(index);
 }
@@ -230,6 +282,8 @@ bool SlabHeap::release(std::size_t index, std::uint32_t size_class, void* block)
   }
   Position& at = position[size_class];
   if (at.span == slab.span) at.block = k;  // the next one is warm in this cpu's cache
+  freed_bytes += slab.geometry().block_bytes;
+  if (freed_bytes >= look_after) Slab::look_for_empty(spans_);
   return true;
 }
 
@@ -286,8 +340,10 @@ void SlabHeap::sweep(ProcessId dead) noexcept {
     // FREE block: acquire of what its owner wrote or was given, release to its next user
     if (word.compare_exchange_strong(expected, kFreeWord, std::memory_order_acq_rel)) {
       slab.head().full.store(0, std::memory_order_relaxed);
+      freed_bytes += slab.geometry().block_bytes;
     }
   });
+  if (freed_bytes >= look_after) Slab::look_for_empty(spans_);
 }
 
 bool SlabHeap::is_record(const void* block) const noexcept {
