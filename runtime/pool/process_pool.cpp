@@ -57,8 +57,10 @@ Ref<PoolCore> PoolCore::make(int workers) { return make(PoolOptions{.processes =
 
 namespace {
 
+// Nodes of a topology that only stands for another machine's hold no memory of this one.
 Placement placement_on(int node) {
-  return node < 0 ? Placement{} : Placement{Placement::node, node};
+  const bool here = node >= 0 && sched::Topology::system().is_thissystem();
+  return here ? Placement{Placement::node, node} : Placement{};
 }
 
 // The names of `count` children of this process: what they have in common, and the first number.

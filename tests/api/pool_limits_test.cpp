@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +17,8 @@
 #include <millrace/errors.hpp>
 #include <millrace/logging.hpp>
 #include <millrace/pool.hpp>
+#include <set>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -210,6 +213,30 @@ TEST(PoolLimits, BindingThatIsNonsense) {
       [] { report([] { const mp::Pool pool({.processes = 2, .bind = "core,bogus"}); }); });
   EXPECT_TRUE(contains(option.out, "ValueError")) << option.out;
   EXPECT_TRUE(contains(option.out, "bogus")) << option.out;
+}
+
+TEST(PoolLimits, TopologyOfAnotherMachineIsPlannedWithButNotApplied) {
+  const auto program = run_program([] {
+    ::setenv("MILLRACE_TOPOLOGY", "synthetic:numa:4 core:2 pu:2", 1);
+    report([] {
+      const auto require = [](bool is, const char* what) {
+        if (!is) throw std::runtime_error(what);
+      };
+      mp::Pool pool({.processes = 8, .bind = "numa"});
+      std::set<int> nodes;
+      for (const auto& worker : pool.bindings()) nodes.insert(worker.node);
+      require(nodes == std::set<int>{0, 1, 2, 3}, "two workers to a node");
+      const std::vector<int> items(1000, 2);
+      const auto squares = pool.map(square, items, {.chunksize = 3});
+      require(std::ranges::count(squares, 4) == 1000, "map");
+      const std::string text(100'000, 'x');  // goes through memory of its node's lane
+      const auto length = [](const std::string& s) { return s.size(); };
+      for (int node = 0; node < 4; ++node) {
+        require(pool.apply({.node = node}, length, text) == text.size(), "apply on a node");
+      }
+    });
+  });
+  EXPECT_EQ(program.out, "ok") << program.err;
 }
 
 TEST(PoolLimits, TinyArena) {
