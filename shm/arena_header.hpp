@@ -47,4 +47,10 @@ struct ArenaTables {
   }
 };
 
+/// The process table of the arena that this process has: for whoever holds a shared object.
+inline ProcessTable& process_table_there() noexcept {
+  return reinterpret_cast<ArenaHeader*>(kArenaBase)
+      ->processes;  // NOLINT(performance-no-int-to-ptr)
+}
+
 }  // namespace millrace::shm

@@ -97,6 +97,9 @@ class QueueRing {
       }
     }
   }
+  /// The usual claim_room(), without a call: takes the slot at the hint if that is free. False: the
+  /// other one decides.
+  bool claim_hinted_room(std::uint32_t me, QueueHeld& held) noexcept;
   /// The item is written.
   static void publish(const QueueHeld& held, std::uint32_t me) noexcept {
     // PUBLISH slot: release; pairs with OBSERVE slot of a consumer.
@@ -107,7 +110,9 @@ class QueueRing {
   /// Takes the oldest item that may be taken, to read it as `me`.
   template <QueueView V>
   RingResult claim_item(V& view, std::uint32_t me, QueueScan& scan, QueueHeld& held) {
-    if (claim_first(view, me, scan, held)) return RingResult::done;
+    // OBSERVE deaths: acquire, as in begin() of queue_walk.hpp.
+    const std::uint64_t deaths = view.deaths().load(std::memory_order_acquire);
+    if (claim_hinted_item(deaths, me, scan, held)) return RingResult::done;
     for (;;) {
       Walk walk;
       if (!begin(view, scan, walk)) continue;
@@ -118,6 +123,10 @@ class QueueRing {
                                    : RingResult::busy;
     }
   }
+  /// The usual claim_item(), without a call: takes the item at the hint if nobody has died since
+  /// the last walk, `deaths` being how many have. False: the other one decides.
+  bool claim_hinted_item(std::uint64_t deaths, std::uint32_t me, const QueueScan& scan,
+                         QueueHeld& held) noexcept;
   /// The item was read.
   static void free(const QueueHeld& held) noexcept {
     // FREE slot: release; pairs with OBSERVE free of a producer.
@@ -132,7 +141,7 @@ class QueueRing {
   /// Guesses whether there is an item, or room, for one more waiter; never false while nothing
   /// moves and there is.
   [[nodiscard]] bool maybe_item() const noexcept {
-    // OBSERVE link: as in claim_first()
+    // OBSERVE link: as in claim_hinted_item()
     QueueSegment& segment = bounded() ? ring() : at_page(q_.first.load(std::memory_order_acquire));
     std::uint64_t p = segment.head.load(std::memory_order_relaxed);  // a hint
     if ((p & kQueueIndexMask) >= segment.slots && !bounded()) return true;
@@ -209,6 +218,12 @@ class QueueRing {
     // this lap, which the caller's link came with or which it checks after this
     return segment.start.load(std::memory_order_acquire) + index;
   }
+  // Whether a hint is of the link's lap and not behind a chain's segment.
+  [[nodiscard]] bool at_hand(const QueueSegment& segment, std::uint64_t link,
+                             std::uint64_t hint) const noexcept {
+    return bounded() ||
+           ((hint ^ link) >> kQueueLapShift == 0 && (hint & kQueueIndexMask) < segment.slots);
+  }
   // The link of the segment behind `segment`, which is on the lap of `link`; 0: none, or stale.
   [[nodiscard]] static std::uint64_t next_of(const QueueSegment& segment,
                                              std::uint64_t link) noexcept {
@@ -234,8 +249,6 @@ class QueueRing {
   [[nodiscard]] bool is_retired(const QueueSegment& segment) const noexcept;
   bool retire_oldest() noexcept;
 
-  template <QueueView V>
-  bool claim_first(V& view, std::uint32_t me, const QueueScan& scan, QueueHeld& held);
   template <QueueView V>
   bool begin(V& view, QueueScan& scan, Walk& walk);
   void begin_again(QueueScan& scan, std::uint64_t head, std::uint64_t oldest) noexcept;
@@ -308,18 +321,40 @@ QueueRing::Push QueueRing::claim_in(V& view, std::uint32_t me, const Place& plac
   }
 }
 
-template <QueueView V>
-bool QueueRing::claim_first(V& view, std::uint32_t me, const QueueScan& scan, QueueHeld& held) {
-  // OBSERVE deaths: acquire, as in begin() of queue_walk.hpp.
-  if (scan.again || view.deaths().load(std::memory_order_acquire) != scan.seen) return false;
+[[gnu::always_inline]] inline bool QueueRing::claim_hinted_room(std::uint32_t me,
+                                                                QueueHeld& held) noexcept {
+  // OBSERVE link: as in claim_room().
+  const std::uint64_t link = bounded() ? 0 : q_.last.load(std::memory_order_acquire);
+  QueueSegment& segment = bounded() ? ring() : at_page(link);
+  const std::uint64_t hint = segment.tail.load(std::memory_order_relaxed);  // a hint
+  if (!at_hand(segment, link, hint)) return false;
+  const std::uint64_t p = wrapped(segment, hint);
+  QueueSlot& slot = slot_at(segment, p);
+  const std::uint64_t lap = p >> kQueueLapShift;
+  // OBSERVE free: acquire, as in claim_in().
+  std::uint64_t seen = slot.state.load(std::memory_order_acquire);
+  // CLAIM slot: acquire, as in claim_in().
+  if (seen != QueueSlot::word(lap, 0, QueueSlot::kFree) ||
+      !slot.state.compare_exchange_strong(seen, QueueSlot::word(lap, me, QueueSlot::kWriting),
+                                          std::memory_order_acquire, std::memory_order_relaxed)) {
+    return false;
+  }
+  segment.tail.store(p + 1, std::memory_order_relaxed);  // a hint, while the slot is held
+  ask_ahead(slot, kPushRun);
+  held = {&slot, lap};
+  return true;
+}
+
+[[gnu::always_inline]] inline bool QueueRing::claim_hinted_item(std::uint64_t deaths,
+                                                                std::uint32_t me,
+                                                                const QueueScan& scan,
+                                                                QueueHeld& held) noexcept {
+  if (scan.again || deaths != scan.seen) return false;
   // OBSERVE link: as in claim_room().
   const std::uint64_t link = bounded() ? 0 : q_.first.load(std::memory_order_acquire);
   QueueSegment& segment = bounded() ? ring() : at_page(link);
   const std::uint64_t hint = segment.head.load(std::memory_order_relaxed);  // a hint
-  if (!bounded() &&
-      ((hint ^ link) >> kQueueLapShift != 0 || (hint & kQueueIndexMask) >= segment.slots)) {
-    return false;
-  }
+  if (!at_hand(segment, link, hint)) return false;
   const std::uint64_t p = wrapped(segment, hint);
   QueueSlot& slot = slot_at(segment, p);
   const std::uint64_t lap = p >> kQueueLapShift;

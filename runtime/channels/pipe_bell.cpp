@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "runtime/base/own_pid.hpp"
+#include "shm/process_table.hpp"
 
 namespace millrace::runtime {
 namespace {
@@ -109,19 +110,66 @@ void Bell::enter() {
   }
 }
 
+void Bell::become_waiter() noexcept {
+  const std::uint64_t mine = shm::self();
+  std::uint64_t seen = 0;
+  // WAITER: seq_cst, before the look at `rung`; pairs with attend()
+  if (state_.waiter.compare_exchange_strong(seen, mine, std::memory_order_seq_cst)) return;
+  if (seen == mine || seen == BellState::kMany) return;
+  const auto other = static_cast<shm::ProcessId>(seen);
+  const std::uint64_t next = shm::ProcessTable::instance().is_dead(other) ? mine : BellState::kMany;
+  // WAITER: seq_cst, as above; whoever was faster is another one
+  if (!state_.waiter.compare_exchange_strong(seen, next, std::memory_order_seq_cst)) {
+    state_.waiter.store(BellState::kMany, std::memory_order_seq_cst);  // WAITER: as above
+  }
+}
+
+void Bell::leave() noexcept {
+  std::uint64_t mine = shm::self();
+  // WAITER: seq_cst, as above; who comes after this finds what it finds when another has it
+  state_.waiter.compare_exchange_strong(mine, 0, std::memory_order_seq_cst);
+}
+
 void Bell::arm() {
   if (open()) {
     enter();
   } else {
     make();
   }
+  become_waiter();
+  settle();
   // ARM bell: seq_cst, before the look at the ring; a writer that misses it has published before
   state_.armed.store(1, std::memory_order_seq_cst);
 }
 
 void Bell::ring() noexcept {
-  // RING bell: seq_cst, behind the publication; pairs with quiet's store of 0
-  if (state_.rung.exchange(1, std::memory_order_seq_cst) == 0) add_unit();
+  std::uint32_t seen = BellState::kQuiet;
+  // RING bell: seq_cst, behind the publication; pairs with the stores of kQuiet
+  if (state_.rung.compare_exchange_strong(seen, BellState::kRung, std::memory_order_seq_cst)) {
+    add_unit();
+  }
+}
+
+bool Bell::attend() noexcept {
+  const auto alone = [this] {
+    // WAITER: seq_cst, behind the claim of `rung`; pairs with arm(): one sees the other
+    return state_.waiter.load(std::memory_order_seq_cst) == shm::self();
+  };
+  std::uint32_t seen = BellState::kQuiet;
+  // RING bell: seq_cst, as in ring()
+  if (!alone() ||
+      !state_.rung.compare_exchange_strong(seen, BellState::kAttended, std::memory_order_seq_cst)) {
+    return false;
+  }
+  if (!alone()) settle();
+  return true;
+}
+
+void Bell::settle() noexcept {
+  std::uint32_t seen = BellState::kAttended;
+  // RING bell: seq_cst, before the look at the ring; pairs with wants_ring() and ring()
+  state_.rung.compare_exchange_strong(seen, BellState::kQuiet, std::memory_order_seq_cst);
+  shm::store_load_barrier();
 }
 
 void Bell::add_unit() noexcept {

@@ -7,16 +7,32 @@
 // time looks there. That the right file was opened is told by its inode.
 //
 // Rules, with `rung` as the advice that saves system calls:
-//   ring   after publishing, with the send lock: rung was 0 before it is set to 1 -> add a unit
-//   quiet  with the recv lock, the ring looks empty: first see the bell readable, then rung = 0,
-//          then see the ring still empty (barrier between), then take that one unit; else rung = 1
-//   arm    with the recv lock: armed = 1; the ring is not empty -> add a unit
+//   ring   after publishing, with the send lock, behind a barrier: rung goes from quiet to rung ->
+//          add a unit
+//   quiet  with the recv lock, the ring looks empty: first see the bell readable, then rung goes to
+//          quiet, then see the ring still empty (barrier between), then take that unit; else rung
+//   attend with the recv lock, the ring looks empty: rung goes from quiet to attended; until settle
+//          writers need not ring, for the one who would hear it is awake and looks at the ring
+//   settle with the recv lock, before it is given back: rung goes from attended to quiet, then
+//          (barrier between) the ring is not empty -> ring
+//   arm    waiter = this process if it was nobody living, else many; barrier; attended goes to
+//   quiet. Then, unless the recv
+//          lock could be had and the ring is empty, add a unit
 //   whoever takes a dead process's send or recv lock, or sets `gone`, adds a unit
 // Without "first see" the reader takes the unit of a writer that publishes just then.
 //
+// Nobody misses a message for an attended bell. Publish, barrier, look at rung is what a writer
+// does; rung = quiet, barrier, look at the ring what settle does: one sees the other. Between the
+// two a poll waits longer than it must, until the reader, which does not sleep while it attends,
+// takes the message or settles. If it is killed there, the only process that can be polling is
+// dead: a bell is attended only by the one `waiter`. (A forked child asks for a fileno() of its
+// own, which makes two; polling its parent's number without asking, it relies on the parent's life
+// while that is in recv().) One that asks at that moment either finds the recv lock taken, and adds
+// a unit; or takes it later from the reader, settled or dead.
+//
 // What happens when a process dies between any two steps: a unit too many, which the next quiet()
-// takes; or rung = 1 without a unit, which only a holder of the send lock leaves: see the last
-// rule.
+// takes; or rung without a unit, which only a holder of the send lock leaves, or attended by the
+// dead, which only a holder of the recv lock leaves: see the last rule.
 #pragma once
 
 #include <sys/types.h>
@@ -42,8 +58,22 @@ class Bell {
   }
   /// Opens or makes it for this process to wait on. Throws std::system_error.
   void arm();
-  /// Adds a unit if there is none since the last was taken.
+  /// True when ring() would add a unit. Without the mutex, behind the publication.
+  /// Memory ordering: a store-load barrier before the look.
+  [[nodiscard]] bool wants_ring() const noexcept {
+    shm::store_load_barrier();
+    // RING bell: seq_cst, behind the publication; pairs with the stores of kQuiet
+    return state_.rung.load(std::memory_order_seq_cst) == BellState::kQuiet;
+  }
+  /// Adds a unit if there is none since the last was taken, and nobody attends.
   void ring() noexcept;
+  /// For a reader about to look at the ring: true when it must settle() before it gives the recv
+  /// lock back, and ring() then unless the ring is empty. Without the mutex.
+  bool attend() noexcept;
+  /// Ends that. Without the mutex. Memory ordering: a store-load barrier behind it.
+  void settle() noexcept;
+  /// This process waits on it no more. Without the mutex.
+  void leave() noexcept;
   /// Adds a unit.
   void add_unit() noexcept;
   /// True when it is readable.
@@ -59,6 +89,7 @@ class Bell {
   bool open() noexcept;
   void make();
   void enter();
+  void become_waiter() noexcept;
 
   BellState& state_;
   int fd_ = -1;

@@ -151,6 +151,7 @@ void PipeEnd::shut() noexcept {
   const std::lock_guard guard(bell_mutex());
   drop_watches();
   if (epoll_ >= 0) ::close(std::exchange(epoll_, -1));
+  bell_in_.leave();
   bell_in_.forget();
   bell_out_.forget();
 }
@@ -311,14 +312,27 @@ void PipeEnd::quiet() {
   if (!readable) return;
   BellState& bell = bell_in_.state();
   // RING bell: pipe_bell.cpp sets it; seq_cst, before the look at the ring
-  bell.rung.store(0, std::memory_order_seq_cst);
+  bell.rung.store(BellState::kQuiet, std::memory_order_seq_cst);
   shm::store_load_barrier();
   // GONE end: seq_cst, behind the store above; who sets it adds a unit afterwards
   if (in().consumer().try_peek() || peer().gone.load(std::memory_order_seq_cst) != 0) {
-    bell.rung.store(1, std::memory_order_relaxed);  // advice: the unit is still there
+    bell.rung.store(BellState::kRung, std::memory_order_relaxed);  // the unit is still there
     return;
   }
   bell_in_.take_unit();
+}
+
+// With the recv lock, by one who has attended: see pipe_bell.hpp.
+void PipeEnd::settle() noexcept {
+  bell_in_.settle();
+  bool left = true;
+  try {
+    left = static_cast<bool>(in().consumer().try_peek());
+  } catch (const Corrupt&) {  // for the next one to find
+  }
+  if (!left) return;
+  const std::lock_guard guard(bell_mutex());
+  bell_in_.ring();
 }
 
 }  // namespace millrace::runtime

@@ -56,6 +56,7 @@ class PipeEnd final : public ConnectionEnd {
   std::byte* room_for(std::size_t bytes);
   std::byte* wait_for_room(std::size_t bytes);
   void take_back();
+  void announce();
   void published();
   void send_chunks(FrameKind kind, std::span<const FramePart> parts, std::size_t bytes);
 
@@ -84,6 +85,7 @@ class PipeEnd final : public ConnectionEnd {
   void drop_watches() noexcept;
   bool peers_moved();
   void quiet();
+  void settle() noexcept;
 
   [[nodiscard]] Direction& in() const noexcept { return body_->direction[side_]; }
   [[nodiscard]] Direction& out() const noexcept { return body_->direction[1 - side_]; }

@@ -42,7 +42,7 @@ FrameKind PipeEnd::receive(FrameBuffer& frame, std::size_t maxlength) {
     check_open();
     const std::optional<FrameKind> kind = take_frame(turn, frame, maxlength);
     if (!kind) continue;
-    if (bell_in_.armed() && !in().consumer().try_peek()) quiet();
+    if (bell_in_.armed() && !turn.attended() && !in().consumer().try_peek()) quiet();
     turn.release();
     after_turn();
     return *kind;
@@ -109,6 +109,7 @@ bool PipeEnd::spin(RecvTurn& turn) {
   // relaxed: a guess about the peer's habits
   const std::uint32_t idle = idle_spins_.load(std::memory_order_relaxed);
   const bool worth_it = idle < kPatientSpins || idle % kSpinAgain == 0;
+  if (may_spin_) turn.attend();
   if (may_spin_ && shm::spin_until(there, worth_it ? kSpin : kShortSpin)) {
     idle_spins_.store(0, std::memory_order_relaxed);
     return true;

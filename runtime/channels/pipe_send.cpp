@@ -60,10 +60,7 @@ void PipeEnd::send(FrameKind kind, std::span<const FramePart> parts) {
     to.producer().commit(bytes + sizeof head);
   }
   const bool armed = bell_out_.armed();
-  if (armed) {
-    const std::lock_guard guard(bell_mutex());
-    bell_out_.ring();
-  }
+  if (armed) announce();
   turn.release();
   // The lock was given back by a read-modify-write.
   shm::TurnPlatform::barrier_after_rmw();
@@ -83,8 +80,14 @@ void PipeEnd::send_chunks(FrameKind kind, std::span<const FramePart> parts, std:
     out().producer().commit(count + sizeof head);
     sent += count;
     out().items.notify_all();
-    if (sent == count && bell_out_.armed()) published();  // the first one makes it readable
+    if (sent == count && bell_out_.armed()) announce();  // the first one makes it readable
   }
+}
+
+void PipeEnd::announce() {
+  if (!bell_out_.wants_ring()) return;
+  const std::lock_guard guard(bell_mutex());
+  bell_out_.ring();
 }
 
 void PipeEnd::published() {

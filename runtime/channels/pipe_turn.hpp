@@ -70,9 +70,17 @@ class PipeEnd::RecvTurn {
     while (!try_take_for_a_slice()) end_.check_open();
   }
   void release() noexcept {
+    if (held_ && attended_) end_.settle();
     if (held_) end_.in().recv_lock.free();
     held_ = false;
+    attended_ = false;
   }
+  /// For one who looks at the ring until it releases this, which must be soon: writers need not
+  /// ring (pipe_bell.hpp).
+  void attend() noexcept {
+    attended_ = attended_ || (end_.bell_in_.armed() && end_.bell_in_.attend());
+  }
+  [[nodiscard]] bool attended() const noexcept { return attended_; }
 
  private:
   bool took(const shm::SharedLock::Result& result) {
@@ -81,6 +89,7 @@ class PipeEnd::RecvTurn {
     if (result.got == shm::Got::abandoned) {
       end_.in().in_frame.store(0, std::memory_order_relaxed);  // advice
       end_.in().consumer().resume();
+      end_.bell_in_.settle();
       end_.ring_for_the_living();
     }
     return true;
@@ -88,6 +97,7 @@ class PipeEnd::RecvTurn {
 
   PipeEnd& end_;
   bool held_ = false;
+  bool attended_ = false;
 };
 
 }  // namespace millrace::runtime

@@ -1,14 +1,11 @@
 #include "runtime/channels/queue.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <system_error>
-#include <thread>
 
-#include "runtime/sync/synchronize.hpp"
+#include "runtime/channels/queue_call.hpp"
 #include "shm/arena.hpp"
 #include "shm/object.hpp"
 
@@ -16,164 +13,7 @@ namespace millrace::runtime {
 namespace {
 
 using shm::QueueCell;
-using shm::QueueHeld;
-using shm::QueueRing;
-using shm::QueueScan;
 using shm::QueueSlot;
-using shm::RingResult;
-
-// What this thread remembers of the queues it gets from, by their ids. One that was forgotten costs
-// a longer walk.
-QueueScan& scan_of(const QueueState& state) noexcept {
-  struct Entry {
-    std::uint64_t id = 0;
-    QueueScan scan;
-  };
-  constexpr std::size_t kEntries = 32;
-  static thread_local constinit std::array<Entry, kEntries> entries{};
-  Entry& entry = entries[state.id % kEntries];
-  if (entry.id != state.id) entry = {state.id, {}};
-  return entry.scan;
-}
-
-// How long to spin before sleeping: longer where that has helped, shorter where it has not.
-class Patience {
- public:
-  Patience() noexcept : policy_(wait_policy()) {
-    static const bool one_cpu = std::thread::hardware_concurrency() < 2;
-    policy_.spin = std::chrono::microseconds(one_cpu ? 0 : budget_us_);
-  }
-  [[nodiscard]] shm::WaitPolicy& policy() noexcept { return policy_; }
-  static void helped(bool yes) noexcept {
-    budget_us_ = yes ? std::min(2 * budget_us_, kMost) : std::max(budget_us_ / 2, kLeast);
-  }
-
- private:
-  static constexpr int kMost = 64;  // about what a sleep and a wake cost
-  static constexpr int kLeast = 2;
-  static inline thread_local constinit int budget_us_ = kMost;
-  shm::WaitPolicy policy_;
-};
-
-[[noreturn]] void throw_closed(const shm::ObjectRef& queue, const QueueState& state) {
-  if (state.kind == QueueKind::simple) {
-    throw std::system_error(EBADF, std::generic_category(), "handle is closed");
-  }
-  throw ValueError("Queue " + QueueCalls::repr(queue) + " is closed");
-}
-
-// One call of this process.
-struct Call {
-  explicit Call(const shm::ObjectRef& object)
-      : queue(object),
-        state(payload_of<QueueState>(object, "Queue")),
-        ring(state.ring),
-        deaths(state),
-        me(shm::self()) {}
-
-  void check_open() const {
-    // CLOSE queue: acquire; whoever wrote a word of this process has written this
-    if (state.closed.load(std::memory_order_acquire) != 0 && has_closed(state, me)) {
-      throw_closed(queue, state);
-    }
-  }
-
-  // Tries until `attempt` succeeds, sleeping on the spot. `blocker` is who may stand in the way.
-  // False at the end of the timeout.
-  template <class Attempt>
-  bool insist(shm::ParkingSpot& spot, Attempt&& attempt, const std::uint32_t& blocker,
-              Timeout timeout) {
-    check_open();
-    if (attempt()) return true;
-    if (timeout.duration().count() == 0 && !timeout.infinite()) {
-      // Nobody may have noticed yet that the one in the way is dead.
-      if (blocker == 0 || blocker == me) return false;
-      deaths.check_alive(blocker);
-      return attempt();
-    }
-    const auto try_again = [&] {
-      check_open();
-      return attempt();
-    };
-    Patience patience;
-    if (shm::spin_until(try_again, patience.policy().spin)) {
-      Patience::helped(true);
-      return true;
-    }
-    Patience::helped(false);
-    return sleep(spot, try_again, blocker, timeout);
-  }
-
-  template <class Attempt>
-  bool sleep(shm::ParkingSpot& spot, Attempt&& attempt, const std::uint32_t& blocker,
-             Timeout timeout) {
-    slept = true;
-    struct Look {
-      QueueDeaths& deaths;
-      const std::uint32_t& blocker;
-    } look{deaths, blocker};
-    shm::WaitPolicy policy = wait_policy();
-    policy.spin = {};
-    policy.argument = &look;
-    policy.on_long_wait = [](void* argument) {
-      auto& [seen_by, who] = *static_cast<Look*>(argument);
-      if (who != 0) seen_by.check_alive(who);
-    };
-    return shm::wait_until(spot, attempt, policy, timeout.deadline());
-  }
-
-  [[nodiscard]] bool at_limit() const noexcept {
-    return state.limit != 0 && ring.count(state.limit) >= state.limit;
-  }
-  bool claim_room(Timeout timeout) {
-    std::uint32_t blocker = 0;
-    return insist(
-        state.ring.room,
-        [&] {
-          return !at_limit() && ring.claim_room(deaths, me, held, blocker) == RingResult::done;
-        },
-        blocker, timeout);
-  }
-  bool claim_item(Timeout timeout) {
-    QueueScan& scan = scan_of(state);
-    return insist(
-        state.ring.items,
-        [&] { return ring.claim_item(deaths, me, scan, held) == RingResult::done; }, scan.blocker,
-        timeout);
-  }
-
-  void publish() {
-    if (state.kind == QueueKind::joinable) {
-      publish_counted(state.unfinished, held, me);
-    } else {
-      QueueRing::publish(held, me);
-    }
-    state.ring.items.notify_one();
-    if (slept && ring.maybe_room()) state.ring.room.notify_one();
-  }
-  // The item was taken out of its slot.
-  void free() {
-    QueueRing::free(held);
-    if (state.ring.ring != 0 || state.limit != 0) state.ring.room.notify_one();
-    if (slept && ring.maybe_item()) state.ring.items.notify_one();
-  }
-
-  const shm::ObjectRef& queue;
-  QueueState& state;
-  QueueRing ring;
-  QueueDeaths deaths;
-  shm::ProcessId me;
-  QueueHeld held;
-  bool slept = false;  // whoever was woken passes it on while there is more (mpmc_ring.hpp)
-};
-
-void copy_plain(std::byte* to, const void* from, std::size_t bytes) noexcept {
-  if (bytes == 8) {
-    std::memcpy(to, from, 8);
-  } else {
-    std::memcpy(to, from, bytes);
-  }
-}
 
 std::uint64_t next_id() {
   static std::atomic<std::uint64_t> count{0};
@@ -219,6 +59,13 @@ void read_cell(QueueCell& cell, std::uint64_t word, ItemReader read, void* to) {
 
 }  // namespace
 
+void throw_closed(const shm::ObjectRef& queue, const QueueState& state) {
+  if (state.kind == QueueKind::simple) {
+    throw std::system_error(EBADF, std::generic_category(), "handle is closed");
+  }
+  throw ValueError("Queue " + QueueCalls::repr(queue) + " is closed");
+}
+
 void QueueDeaths::abandon(QueueSlot& slot, std::uint64_t seen) {
   std::optional<CountingLock> lock;
   if (state_.kind == QueueKind::joinable) lock.emplace(state_.unfinished);
@@ -256,22 +103,6 @@ shm::ObjectRef make_queue(QueueKind kind, std::int64_t maxsize, const QueueItems
   state.plain_bytes = items.plain_bytes;
   state.kind = kind;
   return made;
-}
-
-bool put_plain(const shm::ObjectRef& queue, const void* item, Timeout timeout) {
-  Call call(queue);
-  if (!call.claim_room(timeout)) return false;
-  copy_plain(call.held.slot->value(), item, call.state.plain_bytes);
-  call.publish();
-  return true;
-}
-
-bool get_plain(const shm::ObjectRef& queue, void* item, Timeout timeout) {
-  Call call(queue);
-  if (!call.claim_item(timeout)) return false;
-  copy_plain(static_cast<std::byte*>(item), call.held.slot->value(), call.state.plain_bytes);
-  call.free();
-  return true;
 }
 
 bool put_item(const shm::ObjectRef& queue, ItemWriter& writer, Timeout timeout) {
@@ -336,7 +167,7 @@ bool QueueCalls::is_full(const shm::ObjectRef& queue) {
 void QueueCalls::close(const shm::ObjectRef& queue) {
   const Call call(queue);
   note_closed(call.state, call.me);
-  // CLOSE queue: seq_cst, before the sleepers are woken
+  // CLOSE queue: seq_cst, before the sleepers are woken; pairs with queue_call.hpp
   call.state.closed.store(1, std::memory_order_seq_cst);
   call.state.ring.items.rouse();
   call.state.ring.room.rouse();
