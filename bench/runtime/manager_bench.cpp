@@ -11,10 +11,12 @@
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <latch>
 #include <memory>
 #include <millrace/millrace.hpp>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -196,6 +198,26 @@ double throughput(int clients, const mp::DictProxy& dict) {
   });
   return clients * kCalls / ns * 1e6;
 }
+// The same by so many threads of this process.
+double threads_throughput(int threads, const std::function<void()>& call) {
+  std::vector<std::thread> all;
+  std::latch ready(threads + 1);
+  std::latch done(threads);
+  for (int i = 0; i < threads; ++i) {
+    all.emplace_back([&] {
+      call();  // connects
+      ready.arrive_and_wait();
+      for (int each = 0; each < kCalls; ++each) call();
+      done.count_down();
+    });
+  }
+  ready.arrive_and_wait();
+  const std::uint64_t start = bench::now_ns();
+  done.wait();
+  const auto ns = static_cast<double>(bench::now_ns() - start);
+  for (std::thread& each : all) each.join();
+  return threads * kCalls / ns * 1e6;
+}
 double redis_throughput(int clients) {
   const double ns = bench::crew_ns(clients, [&](int) {
     RedisClient client;
@@ -254,6 +276,11 @@ void add_rows(bench::Suite& suite) {
   lower("create and drop, CPython", "create", "CPython create", 0);
   suite.row({"an entry of 10^6 in a dict, unordered_map", "bytes", "dict bytes", "map bytes", 2,
              Better::lower});
+  for (const char* threads : {"1", "8"}) {
+    const std::string name = std::string("threads: ") + threads;
+    suite.row({"a connection for each thread, one for all, " + name, "kcalls/s", name,
+               name + ", one connection", 1, Better::higher});
+  }
   if (!Redis::installed()) return;
   for (const char* clients : {"1", "16"}) {
     const std::string name = std::string("GET and SET, clients: ") + clients;
@@ -292,6 +319,16 @@ int main(int argc, char** argv) {
   suite.measure("socketpair", [&] { return socketpair.us_of("round", 2000); });
   suite.measure("dict bytes", bytes_of_dict);
   suite.measure("map bytes", bytes_of_map);
+  for (const int threads : {1, 8}) {
+    const std::string name = "threads: " + std::to_string(threads);
+    suite.measure(name, [&dict, threads] {
+      return threads_throughput(threads, [&] { bench::keep(dict.at("key")); });
+    });
+    // Calls of the server itself go over the process's session, which its threads share.
+    suite.measure(name + ", one connection", [&manager, threads] {
+      return threads_throughput(threads, [&] { bench::keep(manager.number_of_objects()); });
+    });
+  }
   for (const int clients : {1, 16}) {
     const std::string name = "GET and SET, clients: " + std::to_string(clients);
     suite.measure(name, [&dict, clients] { return throughput(clients, dict); });

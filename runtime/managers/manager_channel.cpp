@@ -57,13 +57,14 @@ ManagerRequest::ManagerRequest(const ManagerChannel& to, const Object& request) 
 }
 ManagerRequest::~ManagerRequest() { frame.revert(0); }
 
-ManagerReply ManagerChannel::exchange(const Object& request, ManagerLink* link) {
+ManagerReply ManagerChannel::exchange(const Object& request, ManagerLink* link, Timeout limit) {
   ManagerRequest encoded(*this, request);
-  return exchange(encoded, link);
+  return exchange(encoded, link, limit);
 }
 
-ManagerReply ManagerChannel::exchange(ManagerRequest& request, ManagerLink* link) {
+ManagerReply ManagerChannel::exchange(ManagerRequest& request, ManagerLink* link, Timeout limit) {
   wire::Writer& out = request.frame;
+  take_owed({});
   broken_ = true;
   line_.watch();
   if (!line_.offer({out.data(), out.size()})) {
@@ -71,7 +72,7 @@ ManagerReply ManagerChannel::exchange(ManagerRequest& request, ManagerLink* link
   }
   out.clear();  // what it refers to belongs to the message
   Bytes far;
-  const std::span<const std::byte> frame = receive(far);
+  const std::span<const std::byte> frame = receive(far, limit);
   broken_ = false;
   const Replying replying(link);
   const Object reply = value_of_frame(frame, peer_ == Peer::own_program);
@@ -82,9 +83,25 @@ ManagerReply ManagerChannel::exchange(ManagerRequest& request, ManagerLink* link
   return {parts[0].as<std::string>(), parts[1]};
 }
 
+void ManagerChannel::take_owed(Timeout limit) {
+  if (!owed_) return;
+  if (!limit.infinite() && !connection_.poll(limit)) {
+    throw TimeoutError("a manager's server does not answer");
+  }
+  broken_ = true;
+  connection_.recv_bytes();
+  broken_ = false;
+  owed_ = false;
+}
+
 // Through the line, or into `far`.
-std::span<const std::byte> ManagerChannel::receive(Bytes& far) {
+std::span<const std::byte> ManagerChannel::receive(Bytes& far, Timeout limit) {
   if (line_.look(line_.advised()) && line_.take(taken_)) return taken_;
+  if (!limit.infinite() && !connection_.poll(limit)) {
+    owed_ = true;  // over the socket, as nobody looks at the line
+    broken_ = false;
+    throw TimeoutError("a manager's server does not answer");
+  }
   far = connection_.recv_bytes();
   return {far.data(), far.size()};
 }
@@ -99,6 +116,45 @@ void ManagerChannel::open_line() {
     throw;
   }
   line_ = std::move(line);
+}
+
+bool ManagerChannel::use() noexcept {
+  int known = uses_.load(std::memory_order_relaxed);  // checked by the exchange
+  while (known != kTaken) {
+    // USE: acquire, pairs with take_away(), behind which this thread has no channel
+    if (uses_.compare_exchange_weak(known, known + 1, std::memory_order_acquire,
+                                    std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void ManagerChannel::used() noexcept {
+  uses_.fetch_sub(1, std::memory_order_release);  // USE: what the call did lies before it
+}
+
+void ManagerChannel::note(std::string_view method, const ManagerReply& reply) noexcept {
+  if (reply.kind != "#RETURN") return;
+  // relaxed: the thread's own use keeps the channel its own meanwhile
+  if (method == "acquire" && reply.value != Object(false)) {
+    ++locks_;
+    uses_.fetch_add(1, std::memory_order_relaxed);
+  } else if (method == "release" && locks_ > 0) {
+    --locks_;
+    uses_.fetch_sub(1, std::memory_order_relaxed);
+  }
+}
+
+bool ManagerChannel::take_away() noexcept {
+  int idle = 0;
+  // USE: acquire, behind the last call of its thread
+  if (!uses_.compare_exchange_strong(idle, kTaken, std::memory_order_acquire,
+                                     std::memory_order_relaxed)) {
+    return false;
+  }
+  close();
+  return true;
 }
 
 bool ManagerChannel::hung_up() const noexcept {

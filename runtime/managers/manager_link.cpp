@@ -21,16 +21,6 @@ namespace {
 
 using Channel = std::shared_ptr<ManagerChannel>;
 
-// The lock of all links; no call to a server is made under it. Held across every fork().
-std::mutex& links_mutex() {
-  static auto& mutex = *new std::mutex;
-  return mutex;
-}
-std::vector<ManagerLink*>& links() {
-  static auto& all = *new std::vector<ManagerLink*>;
-  return all;
-}
-
 std::uint64_t random_number() {
   std::uint64_t number = 0;
   while (number == 0) fill_random(&number, sizeof number);
@@ -50,6 +40,15 @@ ThreadChannels::~ThreadChannels() {
 }
 
 }  // namespace
+
+std::mutex& links_mutex() {
+  static auto& mutex = *new std::mutex;
+  return mutex;
+}
+std::vector<ManagerLink*>& links() {
+  static auto& all = *new std::vector<ManagerLink*>;
+  return all;
+}
 
 // fork(), as all links see it.
 struct ForkedLinks {
@@ -81,6 +80,7 @@ struct ForkedLinks {
         if (Channel open = channel.lock()) parents.push_back(std::move(open));
       }
       each->channels_.clear();
+      each->late_.clear();  // the parent tells the server
       parents.push_back(std::exchange(each->session_, std::move(each->for_child_)));
       each->client_ = each->child_ != 0 ? each->child_ : random_number();
       each->child_ = 0;
@@ -157,8 +157,9 @@ std::shared_ptr<ManagerLink> ManagerLink::to(const Target& target) {
   return std::make_shared<ManagerLink>(target);
 }
 
-Connection ManagerLink::dial() const {
+Connection ManagerLink::dial(Timeout limit) const {
   connection::ClientOptions options;
+  if (!limit.infinite()) options.handshake_timeout = limit;
   options.authkey = target_.authkey;
   options.legacy_md5 = target_.legacy_md5;
   return connection::Client(target_.address, options);
@@ -209,22 +210,43 @@ Object ManagerLink::call_server(const char* function, std::vector<Object> argume
   return returned(channel->exchange(encoded));
 }
 
+// In use.
 Channel ManagerLink::thread_channel() {
-  if (g_thread_ended) return session();  // static destructors of the main thread
+  if (g_thread_ended) {  // static destructors of the main thread
+    Channel shared = session();
+    shared->use();
+    return shared;
+  }
   auto& mine = g_channels.by_link;
   if (const auto known = mine.find(serial_); known != mine.end()) {
-    if (!known->second->broken()) return known->second;
+    if (!known->second->broken() && known->second->use()) return known->second;
     mine.erase(known);
   }
   static_cast<void>(session());  // first: it keeps the references
+  while (superfluous() != nullptr) static_cast<void>(0);
   Channel fresh = open(client_, 0);
+  fresh->use();
   {
     const std::scoped_lock guard(links_mutex());
-    std::erase_if(channels_, [](const auto& each) { return each.expired(); });
     channels_.push_back(fresh);
   }
   mine.emplace(serial_, fresh);
   return fresh;
+}
+
+// Takes one away from a thread, the oldest first, when there are too many; null when that cannot
+// be.
+Channel ManagerLink::superfluous() {
+  const std::scoped_lock guard(links_mutex());
+  std::erase_if(channels_, [](const auto& each) { return each.expired(); });
+  if (channels_.size() < kThreadChannels) return nullptr;
+  for (auto each = channels_.begin(); each != channels_.end(); ++each) {
+    Channel channel = each->lock();
+    if (channel == nullptr || channel == session_ || !channel->take_away()) continue;
+    channels_.erase(each);
+    return channel;
+  }
+  return nullptr;
 }
 
 ManagerReply ManagerLink::call_object(const std::string& id, std::string_view method,
@@ -234,8 +256,14 @@ ManagerReply ManagerLink::call_object(const std::string& id, std::string_view me
   }
   const Channel channel = thread_channel();
   const Object request = manager_request(Object(id), method, std::move(arguments));
+  struct Used {
+    ManagerChannel& channel;
+    ~Used() { channel.used(); }
+  } const used{*channel};
   try {
-    return channel->exchange(request, this);
+    ManagerReply reply = channel->exchange(request, this);
+    channel->note(method, reply);
+    return reply;
   } catch (...) {
     if (channel->broken()) drop(channel);
     throw;
@@ -274,37 +302,6 @@ void ManagerLink::decref(const std::string& id) noexcept {
     if (!g_thread_ended && g_channels.by_link.contains(serial_)) {
       const Channel mine = g_channels.by_link[serial_];
       drop(mine);
-    }
-  } catch (...) {
-    static_cast<void>(0);  // the server has ended
-  }
-}
-
-std::uint64_t ManagerLink::depart(const std::string& id) {
-  if (ended_.load(std::memory_order_relaxed)) return 0;  // a hint, as in call_object()
-  const bool python = session()->peer() == ManagerChannel::Peer::python;
-  call_server(python ? "incref" : "depart", {Object(id)});
-  std::vector<std::shared_ptr<ManagerLink>> over;  // let go of behind the lock
-  const std::scoped_lock guard(links_mutex());
-  // relaxed: shut_down() takes the lock between setting it and letting go of kept_
-  if (python || kept_ != nullptr || ended_.load(std::memory_order_relaxed)) return client_;
-  kept_ = shared_from_this();
-  for (ManagerLink* const each : links()) {
-    if (each == this || each->kept_ == nullptr) continue;
-    if (each->session_ == nullptr || each->session_->hung_up()) {
-      over.push_back(std::move(each->kept_));
-    }
-  }
-  return client_;
-}
-
-void ManagerLink::discard(const std::string& id, std::uint64_t maker) noexcept {
-  try {
-    if (ended_.load(std::memory_order_relaxed)) return;  // a hint: nobody would answer
-    if (session()->peer() == ManagerChannel::Peer::python) {
-      call_server("decref", {Object(id)});
-    } else {
-      call_server("discard", {Object(id), Object(hex_of(maker))});
     }
   } catch (...) {
     static_cast<void>(0);  // the server has ended

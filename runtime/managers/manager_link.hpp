@@ -2,7 +2,9 @@
 //
 // Each thread has a connection of its own for calls of methods, as in CPython, so that one that
 // waits keeps nobody waiting and RLocks belong to threads; one more, the session, belongs to the
-// process and counts its references. A server of CPython's knows no sessions: each of its functions
+// process and counts its references. A process has at most kThreadChannels that are idle: a thread
+// that needs one more takes it from one that is in no call and holds no lock, whose next call makes
+// another. A server of CPython's knows no sessions: each of its functions
 // gets a connection, and references of a process that is killed stay. Connections to a server of
 // this program have a line (manager_line.hpp).
 //
@@ -18,6 +20,7 @@
 #include <millrace/bytes.hpp>
 #include <millrace/listener.hpp>
 #include <millrace/object.hpp>
+#include <millrace/timeout.hpp>
 #include <millrace/wire/buffer.hpp>
 #include <mutex>
 #include <optional>
@@ -25,6 +28,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "runtime/managers/manager_line.hpp"
@@ -69,9 +73,13 @@ class ManagerChannel {
   /// Sends a request and waits for its reply. Anything thrown but errors of encoding and decoding
   /// leaves it broken.
   /// `link`: whose server it is, for proxies in the reply.
-  ManagerReply exchange(const Object& request, ManagerLink* link = nullptr);
+  ManagerReply exchange(const Object& request, ManagerLink* link = nullptr, Timeout limit = {});
   /// The same of a request that was made for this channel: it is empty once it has been sent.
-  ManagerReply exchange(ManagerRequest& request, ManagerLink* link = nullptr);
+  /// TimeoutError after the limit: the request has been sent, and the next exchange() first takes
+  /// its reply.
+  ManagerReply exchange(ManagerRequest& request, ManagerLink* link = nullptr, Timeout limit = {});
+  /// Before an exchange(): takes what the one before was owed. TimeoutError.
+  void take_owed(Timeout limit);
   /// Lets frames go through shared memory; of a server of this program.
   void open_line();
   /// In a forked child, of the parent's.
@@ -86,18 +94,34 @@ class ManagerChannel {
 
   std::mutex mutex;  // of a session, which threads share
 
+  // Of a thread's: it is used, or idle and may be taken away by another thread.
+  /// Its thread begins a call. False: it has been taken away.
+  bool use() noexcept;
+  void used() noexcept;
+  /// Behind a call, while it is used: its thread may hold a lock by this connection.
+  void note(std::string_view method, const ManagerReply& reply) noexcept;
+  /// Closes it if it is idle. Any thread; false when it is not.
+  bool take_away() noexcept;
+
  private:
-  std::span<const std::byte> receive(Bytes& far);
+  std::span<const std::byte> receive(Bytes& far, Timeout limit);
 
   Connection connection_;
   ManagerLine line_;
   std::vector<std::byte> taken_;  // what came through the line
+  bool owed_ = false;             // a reply that nobody waits for comes first, over the socket
   Peer peer_ = Peer::unknown;
   bool broken_ = false;
+  static constexpr int kTaken = -1;
+  std::atomic<int> uses_{0};  // calls, and locks that may be held; or kTaken, for good
+  int locks_ = 0;             // of the thread
 };
 
 class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
  public:
+  /// Connections of threads to one server of which none is idle.
+  static constexpr std::size_t kThreadChannels = 256;
+
   struct Target {
     connection::Address address;
     Bytes authkey;
@@ -127,7 +151,8 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   /// gives that back; 0 when it has been shut down. An exception: it does not. From now on the link
   /// lives until it is shut down or the server hangs up: with its session such references would go.
   std::uint64_t depart(const std::string& id);
-  /// Gives back what depart() in some process has kept. Never throws, as decref().
+  /// Gives back what depart() in some process has kept. Never throws, as decref(). A server that
+  /// was stopped is waited for 2 s, and then told with a later discard(), or by the maker's end.
   void discard(const std::string& id, std::uint64_t maker) noexcept;
   /// The server has been told to end: nothing is sent any more, connections are closed.
   void shut_down() noexcept;
@@ -136,10 +161,12 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   friend struct ForkedLinks;
   using Channel = std::shared_ptr<ManagerChannel>;
 
-  Connection dial() const;
+  Connection dial(Timeout limit = {}) const;
   Channel open(std::uint64_t client, std::uint64_t parent);
   Channel session();
+  bool tell(const std::string& id, std::uint64_t maker);
   Channel thread_channel();
+  Channel superfluous();
   void drop(const Channel& channel) noexcept;
 
   const Target target_;
@@ -151,9 +178,16 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   Channel session_;
   std::vector<std::weak_ptr<ManagerChannel>> channels_;
   std::unordered_map<std::string, std::uint64_t> references_;
+  std::vector<std::pair<std::string, std::uint64_t>> late_;  // discards not sent yet
+  Timeout::Clock::time_point silent_until_{};                // until then none is tried
   std::shared_ptr<ManagerLink> kept_;  // itself, by depart(); a forked child has none
   Channel for_child_;                  // between a fork's beginning and its end
   std::uint64_t child_ = 0;
 };
+
+/// The lock of all links; no call to a server is made under it. Held across every fork().
+std::mutex& links_mutex();
+/// Under it.
+std::vector<ManagerLink*>& links();
 
 }  // namespace millrace::runtime

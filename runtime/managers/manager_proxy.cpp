@@ -147,25 +147,36 @@ ProxyState::~ProxyState() {
 }
 
 Object ProxyState::call(std::string_view method, std::vector<Object> arguments) const {
-  if (object != nullptr) {
-    ManagerCaller here(std::make_shared<ManagerClient>());
-    here.speak_pickle(false);
-    ManagerCall call{method, std::move(arguments), {}, here};
-    if (method == "#GETVALUE") return object->referent->value(here);
-    if (method == "__repr__") return Object(object->referent->repr());
-    if (!object->referent->has_method(method)) throw AttributeError(std::string(method));
-    try {
-      return object->referent->call(call).value;
-    } catch (const RaisedValue& raised) {
-      raise(raised.exception);
-    }
-  }
-  ManagerReply reply = link->call_object(token.id, method, std::move(arguments));
+  if (object != nullptr && object->is_here()) return call_own(method, std::move(arguments));
+  // In a forked child of the server's it is a copy that serves nobody.
+  const auto via = link != nullptr ? link : ManagerLink::to(target_of(*this).value());
+  ManagerReply reply = via->call_object(token.id, method, std::move(arguments));
   if (reply.kind != "#PROXY") return returned(std::move(reply));
   if (!is_sequence(reply.value) || reply.value.size() != 2) {
     throw TypeError("a reply of kind #PROXY that is no pair");
   }
-  return object_of_proxy(adopted_proxy(link, token_of_object(reply.value[1]), reply.value[0]));
+  return object_of_proxy(adopted_proxy(via, token_of_object(reply.value[1]), reply.value[0]));
+}
+
+Object ProxyState::call_own(std::string_view method, std::vector<Object> arguments) const {
+  ManagerCaller here(std::make_shared<ManagerClient>());
+  here.speak_pickle(false);
+  ManagerCall call{method, std::move(arguments), {}, here};
+  if (method == "#GETVALUE") return object->referent->value(here);
+  if (method == "__repr__") return Object(object->referent->repr());
+  if (!object->referent->has_method(method)) throw AttributeError(std::string(method));
+  try {
+    return object->referent->call(call).value;
+  } catch (const RaisedValue& raised) {
+    raise(raised.exception);
+  }
+}
+
+std::optional<ManagerLink::Target> target_of(const ProxyState& state) {
+  if (state.link != nullptr) return state.link->target();
+  const auto reach = state.object->reach();
+  if (!reach) return std::nullopt;
+  return ManagerLink::Target{address_of_object(reach->address), reach->authkey, reach->legacy_md5};
 }
 
 ProxyRef adopted_proxy(const std::shared_ptr<ManagerLink>& link, TokenValue token,

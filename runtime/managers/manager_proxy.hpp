@@ -6,6 +6,7 @@
 #include <memory>
 #include <millrace/handle.hpp>
 #include <millrace/proxy.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,7 @@ class ProxyState {
   ProxyState& operator=(const ProxyState&) = delete;
   ~ProxyState();
 
+  /// A method: at the server, or of an object of this process's own on its calling thread.
   Object call(std::string_view method, std::vector<Object> arguments) const;
 
   const std::shared_ptr<ManagerLink> link;     // null: of this process
@@ -46,7 +48,13 @@ class ProxyState {
   // Under a lock of all parcels:
   shm::ObjectRef parcel;   // made when it first leaves the process
   pid_t parcel_maker = 0;  // the process that made it: an inherited one is the parent's
+
+ private:
+  Object call_own(std::string_view method, std::vector<Object> arguments) const;
 };
+
+/// How another process reaches its server; none when that was of this process and has ended.
+std::optional<ManagerLink::Target> target_of(const ProxyState& state);
 
 /// A proxy of an object whose reference the server has counted for this process.
 ProxyRef adopted_proxy(const std::shared_ptr<ManagerLink>& link, TokenValue token,

@@ -11,14 +11,6 @@ namespace millrace::runtime {
 
 namespace {
 
-// The process whose servers these are: a forked child has none, and may have copied the lock held.
-std::atomic<pid_t> servers_process{0};
-std::mutex servers_mutex;
-std::vector<ManagerServer*>& servers() {  // under servers_mutex
-  static auto& all = *new std::vector<ManagerServer*>;
-  return all;
-}
-
 // Python's list(names) + list(method_to_typeid).
 std::vector<std::string> exposed_by(const ManagerType& type, const Referent& referent) {
   std::vector<std::string> names = type.exposed ? *type.exposed : referent.public_methods();
@@ -29,10 +21,18 @@ std::vector<std::string> exposed_by(const ManagerType& type, const Referent& ref
 }  // namespace
 
 SharedObject::SharedObject(ManagerServer& server, std::string of)
-    : id(std::move(of)), server_(server.self_) {}
+    : id(std::move(of)), server_(server.self_), process_(own_pid()) {}
 
 SharedObject::~SharedObject() {
-  if (const auto server = server_.lock()) (*server)->forget(*this);
+  if (!is_here()) return;
+  if (const auto server = server_.lock()) server->forget(*this);
+}
+
+bool SharedObject::is_here() const noexcept { return process_ == own_pid(); }
+
+std::optional<ServerReach> SharedObject::reach() const {
+  const auto server = server_.lock();
+  return server == nullptr ? std::nullopt : std::optional(server->reach_);
 }
 
 bool SharedObject::exposes(std::string_view method) const noexcept {
@@ -52,20 +52,28 @@ std::uint64_t first_id() {
 
 ManagerServer::ManagerServer(ManagerTypes types)
     : types_(std::move(types)),
+      process_(own_pid()),
       last_id_(first_id()),
-      self_(std::make_shared<ManagerServer*>(this)) {}
+      self_(this, [](ManagerServer* ended) {
+        if (ended->process_ != own_pid()) return;
+        const std::unique_lock guard(ended->users_);
+        ended->unused_ = true;
+        ended->users_.changed();
+      }) {}
 
 ManagerServer::~ManagerServer() {
+  if (process_ != own_pid()) return;
+  unpublish();
+  self_.reset();
   {
-    const std::scoped_lock guard(servers_mutex);
-    std::erase(servers(), this);
+    std::unique_lock guard(users_);
+    users_.wait_for([this] { return unused_; }, Timeout::Clock::time_point::max());
   }
   Objects last;
   {
     const std::scoped_lock guard(mutex_);
     last.swap(objects_);
   }
-  last.clear();  // they forget themselves
 }
 
 const ManagerType& ManagerServer::type_of(const std::string& typeid_name) const {
@@ -210,35 +218,6 @@ void ManagerServer::discard(std::uint64_t maker, const std::string& id) {
   take_reference(id);
 }
 
-std::uint64_t ManagerServer::depart_own(const SharedObject& object) {
-  // A forked child's is a copy that serves nobody. relaxed: as in server_at()
-  if (servers_process.load(std::memory_order_relaxed) != own_pid()) return 0;
-  const auto self = object.server_.lock();
-  if (self == nullptr) return 0;
-  ManagerServer& server = **self;
-  std::shared_ptr<ManagerClient> itself;
-  {
-    const std::scoped_lock guard(server.mutex_);
-    if (server.itself_ == nullptr) {
-      server.itself_ = std::make_shared<ManagerClient>();
-      fill_random(&server.itself_->id, sizeof server.itself_->id);
-      server.itself_->id |= 1;
-      server.clients_[server.itself_->id] = server.itself_;
-    }
-    itself = server.itself_;
-  }
-  ManagerCaller caller(itself);
-  server.depart(caller, object.id);
-  return itself->id;
-}
-
-bool ManagerServer::discard_own(const Object& address, const std::string& id, std::uint64_t maker) {
-  std::shared_ptr<SharedObject> object;
-  ManagerServer* const server = server_at(address, object, id);
-  if (server != nullptr) server->discard(maker, id);
-  return server != nullptr;
-}
-
 void ManagerServer::forget(const SharedObject& object) {
   const std::scoped_lock guard(mutex_);
   known_.erase(object.id);
@@ -273,7 +252,7 @@ std::string ManagerServer::debug_info() {
 }
 
 Object ManagerServer::token_of(const SharedObject& object) const {
-  return object_of_token({object.type_id, address_, object.id});
+  return object_of_token({object.type_id, reach_.address, object.id});
 }
 
 std::shared_ptr<ManagerClient> ManagerServer::client(std::uint64_t number, pid_t pid,
@@ -348,40 +327,6 @@ void ManagerServer::stop() {
 void ManagerServer::wait_stopped() {
   const std::unique_lock guard(stopped_);
   stopped_.wait_for([this] { return stopping(); }, Timeout::Clock::time_point::max());
-}
-
-void ManagerServer::publish() {
-  const std::scoped_lock guard(servers_mutex);
-  // relaxed: compared with a process's own id; a thread that knows of the server has synchronised
-  if (servers_process.exchange(own_pid(), std::memory_order_relaxed) != own_pid()) {
-    servers().clear();
-  }
-  servers().push_back(this);
-}
-
-ManagerServer* ManagerServer::server_at(const Object& address,
-                                        std::shared_ptr<SharedObject>& object,
-                                        const std::string& id) {
-  if (servers_process.load(std::memory_order_relaxed) != own_pid()) return nullptr;  // as above
-  const std::scoped_lock guard(servers_mutex);
-  for (ManagerServer* const each : servers()) {
-    object = each->find(id);
-    if (each->address_ == address) return each;
-    // Another spelling of the same host: ids are random, so one that is known is its own.
-    const bool same_port = object != nullptr && is_sequence(address) &&
-                           is_sequence(each->address_) && address[1] == each->address_[1];
-    if (same_port) return each;
-  }
-  object = nullptr;
-  return nullptr;
-}
-
-std::shared_ptr<SharedObject> ManagerServer::object_at(const Object& address,
-                                                       const std::string& id) {
-  std::shared_ptr<SharedObject> object;
-  if (server_at(address, object, id) == nullptr) return nullptr;
-  if (object == nullptr) throw KeyError(Object(id).repr());
-  return object;
 }
 
 }  // namespace millrace::runtime

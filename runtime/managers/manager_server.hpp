@@ -7,10 +7,17 @@
 // 2. References of a client that ends with its process are counted twice: at the object and at the
 //    client. When the client's last connection ends, what is left at the client is taken off.
 // 3. Objects are destroyed, and user code is called, without the server's lock.
+// 4. Who is not one of its sessions uses a server by a copy of self_, taken under the lock of all
+//    servers of the process or by a SharedObject; its end waits until there is none.
+// 5. In a forked child all this is a copy that serves nobody: nothing takes its locks, which may
+//    have been copied held, and its objects are called at the server.
 #pragma once
+
+#include <sys/types.h>
 
 #include <atomic>
 #include <memory>
+#include <millrace/bytes.hpp>
 #include <millrace/object.hpp>
 #include <mutex>
 #include <optional>
@@ -25,6 +32,13 @@
 namespace millrace::runtime {
 
 class ManagerServer;
+
+/// How other processes reach a server.
+struct ServerReach {
+  Object address;  // as tokens name it
+  Bytes authkey;
+  bool legacy_md5 = true;
+};
 
 /// One shared object: a referent under its id.
 class SharedObject {
@@ -42,10 +56,15 @@ class SharedObject {
   std::uint64_t references = 0;  // under the server's lock
 
   [[nodiscard]] bool exposes(std::string_view method) const noexcept;
+  /// False in a forked child of the server's process.
+  [[nodiscard]] bool is_here() const noexcept;
+  /// None when the server has ended.
+  [[nodiscard]] std::optional<ServerReach> reach() const;
 
  private:
   friend class ManagerServer;
-  std::weak_ptr<ManagerServer*> server_;  // whom to tell of the end
+  std::weak_ptr<ManagerServer> server_;  // whom to tell of the end
+  const pid_t process_;
 };
 
 /// What a server says of an object that it made: its id and the names it exposes.
@@ -61,9 +80,9 @@ class ManagerServer {
   ManagerServer& operator=(const ManagerServer&) = delete;
   ~ManagerServer();
 
-  /// Where it listens, as tokens name it. Set before the first request.
-  void address(Object address) { address_ = std::move(address); }
-  [[nodiscard]] const Object& address() const noexcept { return address_; }
+  /// Where it listens, and with which key. Set before the first request.
+  void reached_by(ServerReach reach) { reach_ = std::move(reach); }
+  [[nodiscard]] const ServerReach& reach() const noexcept { return reach_; }
   [[nodiscard]] const ManagerTypes& types() const noexcept { return types_; }
 
   /// Makes an object; the caller has one reference. Throws what the type's function throws,
@@ -83,6 +102,9 @@ class ManagerServer {
   static std::uint64_t depart_own(const SharedObject& object);
   static bool discard_own(const Object& address, const std::string& id, std::uint64_t maker);
   [[nodiscard]] std::shared_ptr<SharedObject> find(const std::string& id);
+  [[nodiscard]] bool owns(const SharedObject& object) const noexcept {
+    return !object.server_.owner_before(self_) && !self_.owner_before(object.server_);
+  }
   [[nodiscard]] std::size_t number_of_objects();
   [[nodiscard]] std::string debug_info();
   Object token_of(const SharedObject& object) const;
@@ -117,11 +139,14 @@ class ManagerServer {
   void forget(const SharedObject& object);
   void add_reference(const std::string& id);
   bool take_reference(const std::string& id);
-  static ManagerServer* server_at(const Object& address, std::shared_ptr<SharedObject>& object,
-                                  const std::string& id);
+  static std::shared_ptr<ManagerServer> server_at(const Object& address,
+                                                  std::shared_ptr<SharedObject>& object,
+                                                  const std::string& id);
+  void unpublish() noexcept;
 
   const ManagerTypes types_;
-  Object address_;
+  const pid_t process_;
+  ServerReach reach_;
   std::mutex mutex_;  // guards what follows
   Objects objects_;
   std::unordered_map<std::string, std::weak_ptr<SharedObject>> known_;  // all that are alive
@@ -129,10 +154,12 @@ class ManagerServer {
   std::unordered_map<std::uint64_t, std::weak_ptr<ManagerClient>> clients_;
   std::shared_ptr<ManagerClient> itself_;  // as a maker of parcels
   std::uint64_t last_id_;
-  std::shared_ptr<ManagerServer*> self_;
 
   std::atomic<bool> stopping_{false};
   Monitor stopped_;
+  Monitor users_;
+  bool unused_ = false;                  // under the lock of users_
+  std::shared_ptr<ManagerServer> self_;  // whose deleter sets it
 };
 
 }  // namespace millrace::runtime

@@ -68,7 +68,8 @@ ManagerService::ManagerService(ManagerTypes types, const connection::ListenerOpt
       crew_([this](const ManagerCrew::Task& task) { return turn(task); }),
       watch_(server_, crew_),
       listener_(options) {
-  server_.address(object_of_address(listener_.address()));
+  server_.reached_by({object_of_address(listener_.address()), options.authkey.value_or(Bytes()),
+                      options.legacy_md5});
   server_.publish();
 }
 

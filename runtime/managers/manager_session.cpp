@@ -31,6 +31,8 @@ Object traceback_of(const std::exception_ptr& error) {
     std::rethrow_exception(error);
   } catch (const RaisedValue& raised) {
     last = raised.exception.type_name() + ": " + raised.exception.str();
+  } catch (const KeyError& missing) {
+    last = std::string("KeyError: ") + missing.what();  // which has the key's repr already
   } catch (...) {
     const Object exception = object_of_exception(error);
     last = exception.type_name() + ": " + exception.str();

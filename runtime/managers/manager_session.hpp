@@ -42,6 +42,10 @@ class ManagerSession {
   /// The reply of `shutdown` is sent twice, as CPython's server does.
   [[nodiscard]] bool reply_twice() const noexcept { return reply_twice_; }
   [[nodiscard]] ManagerCaller& caller() noexcept { return caller_; }
+  /// Whether it is an object of the server that this session is with.
+  [[nodiscard]] bool serves(const SharedObject& object) const noexcept {
+    return server_.owns(object);
+  }
   /// None until the client asks for one.
   [[nodiscard]] ManagerLine& line() noexcept { return line_; }
 

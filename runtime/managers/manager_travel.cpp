@@ -1,14 +1,17 @@
 #include "runtime/managers/manager_travel.hpp"
 
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <millrace/errors.hpp>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/base/own_pid.hpp"
 #include "runtime/managers/manager_proxy.hpp"
+#include "runtime/managers/manager_session.hpp"
 #include "shm/arena.hpp"
 
 namespace millrace::runtime {
@@ -30,13 +33,18 @@ ForkMutex& parcels_mutex() {
   return mutex;
 }
 
-// Token, class, names, and how to reach the server.
+// Token, class, names, and how to reach the server. A server's clients know how they reach it.
 Object parts_of(const ProxyState& state) {
   std::vector<Object> names(state.exposed.begin(), state.exposed.end());
+  const ManagerSession* const reply = encoding_session();
+  std::optional<ManagerLink::Target> target;
+  if (reply == nullptr || state.object == nullptr || !reply->serves(*state.object)) {
+    target = target_of(state);
+  }
   return Object(Tuple{object_of_token(state.token), Object(state.python_class),
                       Object(Tuple(std::span<Object>(names))),
-                      state.link != nullptr ? Object(state.link->target().authkey) : Object(),
-                      Object(state.link == nullptr || state.link->target().legacy_md5)});
+                      target ? Object(target->authkey) : Object(),
+                      Object(!target || target->legacy_md5)});
 }
 
 struct Parts {
@@ -81,12 +89,26 @@ void join_parcel(void* payload) noexcept {
   parcel_at(payload).holders.fetch_add(1, std::memory_order_relaxed);
 }
 
-// 0 when the server is gone: who opens the parcel will be told.
-std::uint64_t depart(const ProxyState& state) noexcept {
+// What a server that has ended is heard by.
+bool says_ended(const std::system_error& error) noexcept {
+  const int code = error.code().value();
+  return code == ECONNREFUSED || code == ENOENT || code == EPIPE || code == ECONNRESET ||
+         code == EIO;
+}
+
+// 0 when the server has ended: who opens the parcel will be told.
+std::uint64_t depart(const ProxyState& state) {
   try {
-    if (state.link != nullptr) return state.link->depart(state.token.id);
-    return ManagerServer::depart_own(*state.object);
-  } catch (...) {
+    if (state.object != nullptr && state.object->is_here()) {
+      return ManagerServer::depart_own(*state.object);
+    }
+    const auto link =
+        state.link != nullptr ? state.link : ManagerLink::to(target_of(state).value());
+    return link->depart(state.token.id);
+  } catch (const EOFError&) {
+    return 0;
+  } catch (const std::system_error& error) {
+    if (!says_ended(error)) throw;
     return 0;
   }
 }

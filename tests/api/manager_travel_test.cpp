@@ -27,7 +27,7 @@ INSTANTIATE_TEST_SUITE_P(Methods, ProxyTravel, ::testing::Values("fork", "spawn"
 
 // Connections of those that have ended may still be on their way out of the server.
 void expect_objects(const BaseManager& manager, std::size_t count) {
-  while (manager.number_of_objects() > count) ::usleep(1000);
+  for (int i = 0; i < 30'000 && manager.number_of_objects() > count; ++i) ::usleep(1000);
   EXPECT_EQ(manager.number_of_objects(), count);
 }
 
@@ -129,10 +129,34 @@ TEST_P(ProxyTravel, LocksX05) {
   expect_travels(
       semaphore, [](const AcquirerProxy& s) { s.release(); },
       [&](int) { return semaphore.try_acquire(); });
-  const auto condition = manager.Condition(lock);
+}
+
+TEST_P(ProxyTravel, ConditionsX05) {
+  auto manager = Manager();
+  const auto condition = manager.Condition();
+  const auto woken = manager.Semaphore(0);
+  // Whoever notifies has the lock: the waiter waits by then.
+  auto waiter = spawn().Process([condition, woken] {
+    condition.acquire();
+    woken.release();
+    for (int i = 0; i < 10; ++i) {
+      condition.wait();
+      woken.release();
+    }
+    condition.release();
+  });
+  waiter.start();
+  woken.acquire();
   expect_travels(
-      condition, [](const ConditionProxy& c) { c.notify_all(); },
-      [&](int) { return lock.try_acquire() || true; });
+      condition,
+      [](const ConditionProxy& c) {
+        c.acquire();
+        c.notify();
+        c.release();
+      },
+      [&](int) { return woken.acquire(std::chrono::seconds(60)); });
+  waiter.join();
+  EXPECT_EQ(waiter.exitcode(), 0);
 }
 
 TEST_P(ProxyTravel, EventsAndBarriersX05) {
@@ -141,9 +165,11 @@ TEST_P(ProxyTravel, EventsAndBarriersX05) {
   expect_travels(
       event, [](const EventProxy& e) { e.set(); },
       [&](int) { return event.is_set() && (event.clear(), true); });
-  const auto barrier = manager.Barrier(1);
+  const auto passed = manager.Semaphore(0);
+  const auto barrier = manager.Barrier(1, [passed] { passed.release(); });
   expect_travels(
-      barrier, [](const BarrierProxy& b) { b.wait(); }, [&](int) { return !barrier.broken(); });
+      barrier, [](const BarrierProxy& b) { b.wait(); }, [&](int) { return passed.try_acquire(); });
+  EXPECT_FALSE(passed.try_acquire());
 }
 
 TEST_P(ProxyTravel, ProxiesOfTheUsersOwnX09) {
@@ -202,17 +228,22 @@ TEST_P(ProxyTravel, TasksKeepWhatTheyCapturedX07) {
 }
 
 TEST_P(ProxyTravel, ResultsKeepWhatTheirWorkerMadeX07) {
-  auto manager = Manager();
+  SyncManager manager({.authkey = "k"});
+  manager.start();
   {
-    const auto made = manager.list();
     Pool pool({.processes = 2, .context = &spawn()});
-    const auto nested = [made](int i) {
-      made.append(i);
-      return made;
+    const auto make = [](const connection::Address& address, int i) {
+      SyncManager client({.address = address, .authkey = "k"});
+      client.connect();
+      return client.list({i});
     };
-    std::vector<ListProxy> all = pool.map(nested, std::vector<int>{1, 2, 3});
-    for (const ListProxy& each : all) EXPECT_EQ(each, made);
-    EXPECT_EQ(made.size(), 3U);
+    const std::vector<ListProxy> all =
+        pool.map(partial(make, manager.address()), std::vector<int>{1, 2, 3});
+    pool.close();
+    pool.join();
+    ASSERT_EQ(all.size(), 3U);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(all[static_cast<std::size_t>(i)].at(0), i + 1);
+    expect_objects(manager, 3);
   }
   expect_objects(manager, 0);
 }

@@ -64,7 +64,7 @@ class Peer {
 class ManagerCore : public ::testing::Test {
  protected:
   ManagerCore() {
-    server.address(Object("/nowhere"));
+    server.reached_by({Object("/nowhere"), {}});
     server.publish();
   }
 

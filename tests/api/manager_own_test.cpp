@@ -1,0 +1,162 @@
+// A server in this process: its objects are reached from everywhere, and both may end at any time.
+// G04-G06, X05; **beyond** Python, whose proxies of them ask with the process's own key.
+#include <signal.h>
+
+#include <atomic>
+#include <millrace/arena.hpp>
+#include <millrace/connection.hpp>
+#include <millrace/listener.hpp>
+#include <millrace/managers.hpp>
+#include <millrace/queues.hpp>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "tests/api/spawn_support.hpp"
+
+namespace millrace::test {
+namespace {
+
+constexpr const char* kKey = "a key of its own";
+
+class ManagerOwn : public SpawnTest {
+ protected:
+  void SetUp() override {
+    SpawnTest::SetUp();
+    begin();
+  }
+  void TearDown() override {
+    end();
+    SpawnTest::TearDown();
+  }
+  void begin() {
+    SyncManager manager({.authkey = kKey});
+    server_.emplace(manager.get_server());
+    serving_ = std::thread([this] { server_->serve_forever(); });
+    client_.emplace(ManagerOptions{.address = server_->address(), .authkey = kKey});
+    client_->connect();
+  }
+  void end() {
+    if (!server_) return;
+    client_.reset();
+    server_->shutdown();
+    serving_.join();
+    server_.reset();
+  }
+  // As it arrives in the server's process.
+  ListProxy own_list() { return client_->list({client_->list()}).at(0).as<ListProxy>(); }
+
+  std::optional<ManagerServer> server_;
+  std::thread serving_;
+  std::optional<SyncManager> client_;
+};
+INSTANTIATE_TEST_SUITE_P(Methods, ManagerOwn, ::testing::Values("fork", "spawn", "forkserver"),
+                         method_name);
+
+TEST_P(ManagerOwn, ItsObjectsAreReachedWithItsKeyX05) {
+  const ListProxy own = own_list();
+  EXPECT_EQ(run_spawned([](const ListProxy& list) { list.append(1); }, own), 0);
+  EXPECT_EQ(run_spawned([own] { own.append(2); }), 0);
+  EXPECT_EQ(own.getvalue(), Object(List{1, 2}));
+  // As an argument to another server, which hands it on.
+  SyncManager other({.authkey = "another"});
+  other.start();
+  const auto holder = other.list({own});
+  holder.at(0).as<ListProxy>().append(3);
+  EXPECT_EQ(own.size(), 3U);
+}
+
+using ManagerOwnFork = ManagerOwn;
+INSTANTIATE_TEST_SUITE_P(Methods, ManagerOwnFork, ::testing::Values("fork"), method_name);
+
+TEST_P(ManagerOwnFork, AForkedChildCallsThemAtTheServer) {
+  const ListProxy own = own_list();
+  Process child([&own] {
+    own.append(1);
+    if (own.size() != 1) throw ValueError("not in the server");
+  });
+  child.start();
+  child.join();
+  EXPECT_EQ(child.exitcode(), 0);
+  EXPECT_EQ(own.size(), 1U);
+}
+
+TEST_P(ManagerOwnFork, AForkedChildLetsGoOfWhatItInheritedX05) {
+  std::atomic<bool> stop{false};
+  std::thread churn([&] {
+    while (!stop.load()) static_cast<void>(own_list());
+  });
+  std::vector<ListProxy> held;
+  for (int i = 0; i < 20; ++i) held.push_back(own_list());
+  for (int i = 0; i < 20; ++i) {
+    Process child([&held] { held.clear(); });
+    child.start();
+    child.join();
+    EXPECT_EQ(child.exitcode(), 0);
+  }
+  stop.store(true);
+  churn.join();
+  for (const ListProxy& each : held) {
+    each.append(1);
+    EXPECT_EQ(each.size(), 1U);
+  }
+}
+
+TEST_P(ManagerOwnFork, ItMayEndWhileItsObjectsAreDropped) {
+  constexpr int kThreads = 3;
+  for (int round = 0; round < 10; ++round) {
+    std::vector<std::vector<ListProxy>> held(kThreads);
+    for (auto& each : held) {
+      for (int i = 0; i < 20; ++i) each.push_back(own_list());
+    }
+    std::atomic<int> ready{0};
+    std::vector<std::thread> threads;
+    for (auto& each : held) {
+      threads.emplace_back([&] {
+        const Queue<ListProxy> queue;
+        ++ready;
+        while (!each.empty()) {
+          queue.put(each.back());  // a parcel, which its dropper gives back
+          each.pop_back();
+        }
+      });
+    }
+    while (ready.load() < kThreads) std::this_thread::yield();
+    end();
+    for (std::thread& each : threads) each.join();
+    begin();
+  }
+}
+
+// Whoever decreases a count that is not his: the server says so, and the sender hears it.
+TEST_P(ManagerOwnFork, AnObjectThatIsGoneCannotBeSentX07) {
+  const ListProxy list = client_->list();
+  connection::ClientOptions options;
+  options.authkey = kKey;
+  const Connection rogue = connection::Client(client_->address(), options);
+  rogue.send(Object(Tuple{None, "decref", Tuple{list.token().id}, Dict{}}));
+  EXPECT_EQ(rogue.recv<Object>()[0], "#RETURN");
+  const Queue<ListProxy> queue;
+  EXPECT_THROW(queue.put(list), RemoteError);
+  EXPECT_TRUE(queue.empty());
+}
+
+using ManagerStopped = LeakCheck;
+
+// Who drops the last of a parcel waits 2 s at most for a server that was stopped.
+TEST_F(ManagerStopped, ADroppedParcelDoesNotWaitForAStoppedServer) {
+  auto manager = Manager();
+  const pid_t server = active_children().at(0).pid().value();
+  {
+    std::vector<ListProxy, shared_allocator<ListProxy>> shared;
+    for (int i = 0; i < 3; ++i) shared.push_back(manager.list());
+    ASSERT_EQ(::kill(server, SIGSTOP), 0);
+  }
+  ASSERT_EQ(::kill(server, SIGCONT), 0);
+  EXPECT_LT(manager.number_of_objects(), 3U);  // the first one was sent, and waited for it
+  const auto list = manager.list({1});
+  EXPECT_EQ(list.at(0), 1);
+}
+
+}  // namespace
+}  // namespace millrace::test

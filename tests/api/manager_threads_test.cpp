@@ -1,0 +1,60 @@
+// Clients of many threads: a process does not keep a connection for each that asks nothing.
+// X08; **beyond** Python, which has one for each (thread, address).
+#include <latch>
+#include <millrace/managers.hpp>
+#include <semaphore>
+#include <thread>
+#include <vector>
+
+#include "tests/leak_check.hpp"
+
+namespace millrace::test {
+namespace {
+
+using ManagerThreads = LeakCheck;
+
+// What a thread may hold by its connection, or waits for on it, is left alone.
+TEST_F(ManagerThreads, IdleOnesGiveTheirConnectionsBackX08) {
+  constexpr int kThreads = 320;
+  SyncManager manager({.max_connections = 310});
+  manager.start();
+  const auto list = manager.list();
+  const auto lock = manager.RLock();
+  const auto event = manager.Event();
+  const auto waits = manager.Semaphore(0);
+  std::counting_semaphore<> called(0);
+  std::latch go(1);
+  std::vector<std::thread> threads;
+  threads.emplace_back([&] {
+    lock.acquire();
+    called.release();
+    go.wait();
+    lock.release();  // RuntimeError by another connection
+  });
+  called.acquire();
+  threads.emplace_back([&] {
+    waits.release();
+    event.wait();
+    list.append(-1);
+  });
+  waits.acquire();
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&, i] {
+      list.append(i);
+      called.release();
+      go.wait();
+      if (i % 10 == 0) list.append(i);
+    });
+    called.acquire();
+  }
+  EXPECT_FALSE(lock.try_acquire());
+  go.count_down();
+  event.set();
+  for (std::thread& each : threads) each.join();
+  EXPECT_TRUE(lock.try_acquire());
+  lock.release();
+  EXPECT_EQ(list.size(), static_cast<std::size_t>(kThreads + kThreads / 10 + 1));
+}
+
+}  // namespace
+}  // namespace millrace::test
