@@ -128,5 +128,59 @@ TEST(AuthTest, OurOwnFramesPlayedBackProveNothing) {
   }
 }
 
+TEST(AuthTest, OfManyWrongKeysNoneProvesAnything) {
+  constexpr int kKeys = 100'000;
+  const std::string challenge = make_challenge();
+  int let_in = 0;
+  for (int i = 0; i < kKeys; ++i) {
+    const AuthKey wrong{"secret" + std::to_string(i), true};
+    if (why_refused(challenge, response_to(challenge, wrong), kKey).empty()) ++let_in;
+  }
+  EXPECT_EQ(let_in, 0);
+}
+
+// Everything that a peer with the key has said, said again to the next one, either side.
+TEST(AuthTest, RecordedHandshakesProveNothingLater) {
+  constexpr int kTimes = 10'000;
+  AuthExchange accepting(AuthExchange::Side::accepting, kKey);
+  AuthExchange connecting(AuthExchange::Side::connecting, kKey);
+  const std::string challenge = accepting.first();
+  const auto answer = connecting.take(challenge);
+  static_cast<void>(accepting.take(answer.frames[0]));
+  const auto proof = accepting.take(answer.frames[1]);
+  for (int i = 0; i < kTimes; ++i) {
+    AuthExchange listener(AuthExchange::Side::accepting, kKey);
+    static_cast<void>(listener.first());
+    const auto verdict = listener.take(answer.frames[0]);
+    ASSERT_EQ(verdict.frames[0], kFailure);
+    ASSERT_EQ(verdict.frames[1], "");  // nothing is proved to who has proved nothing
+    ASSERT_NE(verdict.failure, "");
+    AuthExchange caller(AuthExchange::Side::connecting, kKey);
+    static_cast<void>(caller.take(challenge));
+    ASSERT_EQ(caller.take(kWelcome).failure, "");
+    const auto refused = caller.take(proof.frames[0]);
+    ASSERT_FALSE(refused.done);
+    ASSERT_NE(refused.failure, "");
+  }
+}
+
+// A challenge that came back in place of an answer, or as the peer's own: no Listener answers one
+// before it has seen a proof, so it is of no use against itself.
+TEST(AuthTest, AListenersChallengeSentBackGetsNoAnswer) {
+  constexpr int kTimes = 10'000;
+  for (int i = 0; i < kTimes; ++i) {
+    AuthExchange one(AuthExchange::Side::accepting, kKey);
+    AuthExchange other(AuthExchange::Side::accepting, kKey);
+    const std::string challenge = one.first();
+    static_cast<void>(other.first());
+    for (AuthExchange* each : {&one, &other}) {
+      const auto step = each->take(challenge);
+      ASSERT_FALSE(step.done);
+      ASSERT_EQ(step.frames[0], kFailure);
+      ASSERT_EQ(step.frames[1], "");
+    }
+  }
+}
+
 }  // namespace
 }  // namespace millrace::runtime
