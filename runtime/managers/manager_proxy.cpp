@@ -166,16 +166,33 @@ Object ProxyState::call_own(std::string_view method, std::vector<Object> argumen
   if (method == "__repr__") return Object(object->referent->repr());
   if (!object->referent->has_method(method)) throw AttributeError(std::string(method));
   try {
-    return object->referent->call(call).value;
+    ManagerAnswer answer = object->referent->call(call);
+    const auto made = object->type->method_to_typeid.find(std::string(method));
+    const auto server = object->server();
+    if (made == object->type->method_to_typeid.end() || server == nullptr) {
+      return std::move(answer.value);
+    }
+    return object_of_proxy(
+        own_proxy(*server, here, server->share(here, made->second, answer).object));
   } catch (const RaisedValue& raised) {
     raise(raised.exception);
   }
+}
+
+ProxyRef own_proxy(ManagerServer& server, ManagerCaller& caller,
+                   const std::shared_ptr<SharedObject>& object) {
+  auto proxy = std::make_shared<ProxyState>(object, token_of_object(server.token_of(*object)));
+  server.decref(caller, object->id);  // proxies of its own process hold it
+  return proxy;
 }
 
 std::optional<ManagerLink::Target> target_of(const ProxyState& state) {
   if (state.link != nullptr) return state.link->target();
   const auto reach = state.object->reach();
   if (!reach) return std::nullopt;
+  if (reach->address.is_none()) {
+    throw TypeError("the objects of a dummy manager stay in the process that made them");
+  }
   return ManagerLink::Target{address_of_object(reach->address), reach->authkey, reach->legacy_md5};
 }
 

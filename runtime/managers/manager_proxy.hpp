@@ -59,6 +59,9 @@ std::optional<ManagerLink::Target> target_of(const ProxyState& state);
 /// A proxy of an object whose reference the server has counted for this process.
 ProxyRef adopted_proxy(const std::shared_ptr<ManagerLink>& link, TokenValue token,
                        const Object& exposed);
+/// A proxy of an object of this process's own server, which has counted a reference for the caller.
+ProxyRef own_proxy(ManagerServer& server, ManagerCaller& caller,
+                   const std::shared_ptr<SharedObject>& object);
 /// A proxy of an object of which this process becomes another holder. `known`: where its server is,
 /// else that is the one whose reply is being read, or the token's address with this process's key.
 ProxyRef proxy_of_token(TokenValue token, std::string python_class, const Object& exposed,

@@ -60,6 +60,8 @@ class SharedObject {
   [[nodiscard]] bool is_here() const noexcept;
   /// None when the server has ended.
   [[nodiscard]] std::optional<ServerReach> reach() const;
+  /// Null when it has ended; in its process only.
+  [[nodiscard]] std::shared_ptr<ManagerServer> server() const { return server_.lock(); }
 
  private:
   friend class ManagerServer;
