@@ -2,13 +2,15 @@
 
     two_hosts_test.py EXAMPLE
 
-The second host also has processes and a name of its own. Needs root, or a kernel that lets users make
-namespaces; the status is 77, with the reason, where neither is so."""
+The second host also has a name and, but in a chroot, where /proc cannot be mounted anew, processes of
+its own. Needs root, or a kernel that lets users make namespaces; the status is 77, with the reason,
+where neither is so."""
 import os
 import subprocess
 import sys
 
 PYTHON = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "remote_queue.py")]
+PROCESSES = ["--pid", "--fork", "--kill-child", "--mount-proc"]
 HERE, THERE, PORT = "10.99.0.10", "10.99.0.11", "50000"
 
 
@@ -18,29 +20,30 @@ def run(*command):
 
 def apart():
     """This program again, in namespaces of its own; its network is the first host's."""
-    wanted = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if os.geteuid() != 0:
-        wanted[1:1] = ["--user", "--map-root-user"]
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     wire = "ip link add one type veth peer name two"
-    probe = subprocess.run([*wanted, "sh", "-c", wire], capture_output=True, text=True)
-    if probe.returncode != 0:
-        print("not tried: no two networks here:", probe.stderr.strip())
-        sys.exit(77)
-    os.execvp(wanted[0], [*wanted, sys.executable, *sys.argv, "apart"])
+    for processes in PROCESSES, []:
+        wanted = ["unshare", *user, "--net", *processes]
+        probe = subprocess.run([*wanted, "sh", "-c", wire], capture_output=True, text=True)
+        if probe.returncode == 0:
+            os.execvp(wanted[0], [*wanted, sys.executable, *sys.argv, "apart", *processes])
+    print("not tried: no two networks here:", probe.stderr.strip())
+    sys.exit(77)
 
 
 class Host:
     """The other one: a process that waits in its namespaces."""
 
-    def __init__(self):
+    def __init__(self, processes):
+        self.own = ["--net", "--uts", *(["--pid", "--mount"] if processes else [])]
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc",
-             "sh", "-c", "hostname there; echo ready; exec cat"],
+            ["unshare", "--net", "--uts", *processes, "sh", "-c", "hostname there; echo ready; exec cat"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.holder.stdout.readline() == "ready\n"
-        task = f"/proc/{self.holder.pid}/task/{self.holder.pid}/children"
-        with open(task, encoding="ascii") as children:
-            self.pid = children.read().split()[0]
+        self.pid = str(self.holder.pid)
+        if processes:
+            with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as children:
+                self.pid = children.read().split()[0]
         run("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", self.pid)
         for prefix, address in ([], HERE), (self.inside(), THERE):
             run(*prefix, "ip", "link", "set", "lo", "up")
@@ -48,7 +51,7 @@ class Host:
             run(*prefix, "ip", "link", "set", "wire", "up")
 
     def inside(self):
-        return ["nsenter", "--target", self.pid, "--net", "--uts", "--pid", "--mount"]
+        return ["nsenter", "--target", self.pid, *self.own]
 
     def end(self):
         self.holder.stdin.close()
@@ -75,10 +78,10 @@ def meet(server, client, there):
 
 
 def main():
-    if sys.argv[-1] != "apart":
+    if sys.argv[2:3] != ["apart"]:
         apart()
     example = [os.path.abspath(sys.argv[1])]
-    there = Host()
+    there = Host(sys.argv[3:])
     meetings = [(example, example), (example, PYTHON), (PYTHON, example)]
     for server, client in meetings:
         meet(server, client, there)
