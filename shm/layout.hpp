@@ -59,6 +59,9 @@ struct ArenaRoot {
     kFunctionTable,
     kRuntime,
     kForkServer,
+    kFdBagHolder,
+    kFdBagNumbers,
+    kFdBagInodes,
     kUser = 32
   };
   std::atomic<std::uint64_t> word[64];

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <millrace/connection.hpp>
 #include <millrace/process.hpp>
 #include <set>
 #include <string>
@@ -24,7 +25,9 @@ class LeakCheck : public ::testing::Test {
  protected:
   void SetUp() override {
     (void)have_own_shared_folder();
-    // The arena and whatever else is made once per program.
+    // The arena and whatever else is made once per program: behind a Pipe, what descriptors travel
+    // in.
+    (void)Pipe();
     Process warm([] {});
     warm.start();
     ASSERT_TRUE(warm.join());

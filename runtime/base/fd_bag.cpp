@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +31,7 @@ constexpr off_t kLockedByte = off_t{1} << 61;  // of the arena's file, where not
 struct Bag {
   ForkMutex mutex{ForkMutex::Level::names};  // guards `ends`, and the bag among threads
   BagEnds ends;
+  std::atomic<bool> needed{false};  // also by the children of this process
 };
 
 Bag& bag() {
@@ -47,19 +50,103 @@ int moved_up(int fd) noexcept {
   throw std::system_error(error, std::generic_category(), what);
 }
 
-// With the mutex.
+// The bag, among processes.
+void lock_file(short type) noexcept {
+  struct flock range {};
+  range.l_type = type;
+  range.l_whence = SEEK_SET;
+  range.l_start = kLockedByte;
+  range.l_len = 1;
+  while (::fcntl(shm::Arena::instance().fd(), F_SETLKW, &range) != 0 && errno == EINTR) {
+  }
+}
+
+class FileLock {
+ public:
+  FileLock() noexcept { lock_file(F_WRLCK); }
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+  ~FileLock() { lock_file(F_UNLCK); }
+};
+
+// Two numbers of 32 bits in a word.
+std::uint64_t joined(std::uint32_t first, std::uint32_t second) noexcept {
+  return std::uint64_t{first} << 32U | second;
+}
+
+std::uint32_t inode_of(int fd) noexcept {
+  struct stat status {};
+  return ::fstat(fd, &status) == 0 ? static_cast<std::uint32_t>(status.st_ino) : 0;
+}
+
+// Who opened the bag, what its descriptors are there, and which sockets they are. Read and written
+// with the file lock; relaxed: it orders them, and what is wrong shows in the inodes.
+struct Note {
+  using Slot = shm::ArenaRoot;
+  static std::atomic<std::uint64_t>& word(Slot::Slot slot) noexcept {
+    return shm::Arena::instance().root().word[slot];
+  }
+  static void write(BagEnds ends) noexcept {
+    word(Slot::kFdBagNumbers)
+        .store(joined(static_cast<std::uint32_t>(ends.in), static_cast<std::uint32_t>(ends.out)),
+               std::memory_order_relaxed);
+    word(Slot::kFdBagInodes)
+        .store(joined(inode_of(ends.in), inode_of(ends.out)), std::memory_order_relaxed);
+    word(Slot::kFdBagHolder).store(shm::self(), std::memory_order_relaxed);
+  }
+};
+
+bool whole(BagEnds ends) noexcept { return ends.in >= 0 && ends.out >= 0; }
+
+void close_both(BagEnds ends) noexcept {
+  if (ends.in >= 0) ::close(ends.in);
+  if (ends.out >= 0) ::close(ends.out);
+}
+
+// Those of the process that opened the bag, if it lives and the kernel lets this one have them.
+BagEnds ends_of_holder() noexcept {
+  using Slot = shm::ArenaRoot;
+  const auto holder =
+      static_cast<shm::ProcessId>(Note::word(Slot::kFdBagHolder).load(std::memory_order_relaxed));
+  if (holder == shm::kNobody || holder == shm::self()) return {};
+  const auto& table = shm::ProcessTable::instance();
+  if (table.is_dead(holder)) return {};
+  const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, table.pid(holder), 0U)));
+  if (process.get() < 0) return {};
+  const std::uint64_t numbers = Note::word(Slot::kFdBagNumbers).load(std::memory_order_relaxed);
+  const auto copy = [&](std::uint64_t number) {
+    return static_cast<int>(
+        ::syscall(SYS_pidfd_getfd, process.get(), static_cast<int>(number & 0xffff'ffffU), 0U));
+  };
+  const BagEnds got{copy(numbers >> 32U), copy(numbers)};
+  if (whole(got) && joined(inode_of(got.in), inode_of(got.out)) ==
+                        Note::word(Slot::kFdBagInodes).load(std::memory_order_relaxed)) {
+    return got;
+  }
+  close_both(got);
+  return {};
+}
+
+// With the mutex and an arena.
 BagEnds open_ends(Bag& all) noexcept {
   if (all.ends.in >= 0) return all.ends;
+  const FileLock others_wait;
+  BagEnds ends = ends_of_holder();
+  const bool is_new = !whole(ends);
   int pair[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) return {};
-  const BagEnds made{moved_up(pair[0]), moved_up(pair[1])};
-  if (made.in < 0 || made.out < 0) {
-    ::close(made.in);
-    ::close(made.out);
+  if (is_new) {
+    const int type = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
+    if (::socketpair(AF_UNIX, type, 0, pair) != 0) return {};
+    ends = {pair[0], pair[1]};
+  }
+  ends = {moved_up(ends.in), moved_up(ends.out)};
+  if (!whole(ends)) {
+    close_both(ends);
     return {};
   }
-  all.ends = made;
-  return made;
+  if (is_new) Note::write(ends);
+  all.ends = ends;
+  return ends;
 }
 
 // What a message held.
@@ -75,11 +162,11 @@ class InBag {
  public:
   InBag() : guard_(bag().mutex), ends_(open_ends(bag())) {
     if (ends_.in < 0) refuse(EMFILE, "a socketpair for descriptors on the way");
-    lock(F_WRLCK);
+    lock_file(F_WRLCK);
   }
   InBag(const InBag&) = delete;
   InBag& operator=(const InBag&) = delete;
-  ~InBag() { lock(F_UNLCK); }
+  ~InBag() { lock_file(F_UNLCK); }
 
   // False: not at this time.
   [[nodiscard]] bool put(std::uint64_t number, FdPair fds) const noexcept {
@@ -97,6 +184,15 @@ class InBag {
     head->cmsg_len = CMSG_LEN(bytes);
     std::memcpy(CMSG_DATA(head), &fds, bytes);
     return ::sendmsg(ends_.in, &message, MSG_NOSIGNAL) == sizeof number;
+  }
+
+  // Who asks for it, and has no bag, asks the process that put it there.
+  [[nodiscard]] bool put_as_holder(std::uint64_t number, FdPair fds) const noexcept {
+    if (!put(number, fds)) return false;
+    const int error = errno;
+    Note::write(ends_);
+    errno = error;
+    return true;
   }
 
   // The next message; number 0: there is none.
@@ -152,15 +248,6 @@ class InBag {
     const Fd other(one.get() < 0 ? -1 : ::fcntl(ends_.out, F_DUPFD_CLOEXEC, kLowestFd));
     if (other.get() < 0) refuse(errno, "a descriptor that has arrived");
   }
-  static void lock(short type) noexcept {
-    struct flock range {};
-    range.l_type = type;
-    range.l_whence = SEEK_SET;
-    range.l_start = kLockedByte;
-    range.l_len = 1;
-    while (::fcntl(shm::Arena::instance().fd(), F_SETLKW, &range) != 0 && errno == EINTR) {
-    }
-  }
 
   std::lock_guard<ForkMutex> guard_;
   BagEnds ends_;
@@ -181,9 +268,8 @@ std::uint64_t deposit_fds(FdPair fds) {
   // relaxed: a number; forked children count on under ids of their own
   const std::uint64_t number =
       std::uint64_t{shm::self()} << 38U | (count.fetch_add(1, std::memory_order_relaxed) + 1);
-  const shm::Arena& made_outside_the_lock = shm::Arena::instance();
-  (void)made_outside_the_lock;
-  if (!InBag().put(number, fds)) {
+  need_fd_bag();
+  if (!InBag().put_as_holder(number, fds)) {
     refuse(errno == EAGAIN ? ETOOMANYREFS : errno, "too many descriptors are on their way");
   }
   return number;
@@ -206,7 +292,15 @@ void discard_fd(std::uint64_t number) noexcept {
   }
 }
 
-BagEnds open_fd_bag() noexcept {
+// relaxed: the thread that forks has made, or was given, what a descriptor travels through
+void need_fd_bag() noexcept { bag().needed.store(true, std::memory_order_relaxed); }
+
+[[gnu::hot]] void open_needed_fd_bag() {
+  if (bag().needed.load(std::memory_order_relaxed)) open_fd_bag();  // relaxed: as above
+}
+
+BagEnds open_fd_bag() {
+  (void)shm::self();  // there is an arena, and this process is in its table, before the lock
   Bag& all = bag();
   const std::lock_guard guard(all.mutex);
   return open_ends(all);
@@ -216,6 +310,7 @@ void adopt_fd_bag(BagEnds ends) noexcept {
   Bag& all = bag();
   const std::lock_guard guard(all.mutex);
   all.ends = {moved_up(ends.in), moved_up(ends.out)};
+  need_fd_bag();
 }
 
 }  // namespace runtime

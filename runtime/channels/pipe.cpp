@@ -6,6 +6,7 @@
 #include <millrace/connection.hpp>
 #include <utility>
 
+#include "runtime/base/fd_bag.hpp"
 #include "runtime/channels/pipe_end.hpp"
 
 namespace millrace {
@@ -71,6 +72,7 @@ std::pair<Connection, Connection> Pipe(const PipeOptions& options) {
   for (unsigned i = 0; i < 2; ++i) {
     if (i == 0 || options.duplex) body.direction[i].make(rings + i * ring);
   }
+  need_fd_bag();
   Connection first = make_side(body_ref, 0, true, options.duplex);
   return {std::move(first), make_side(body_ref, 1, options.duplex, true)};
 }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <system_error>
 
+#include "runtime/base/fd_bag.hpp"
 #include "runtime/channels/queue_call.hpp"
 #include "shm/arena.hpp"
 #include "shm/object.hpp"
@@ -87,6 +88,7 @@ void QueueDeaths::abandon(QueueSlot& slot, std::uint64_t seen) {
 
 shm::ObjectRef make_queue(QueueKind kind, std::int64_t maxsize, const QueueItems& items,
                           std::uint64_t type) {
+  if (items.plain_bytes == 0) need_fd_bag();  // anything may be an item
   const std::uint64_t bound = maxsize <= 0 ? 0 : static_cast<std::uint64_t>(maxsize);
   shm::QueueShape shape;
   shape.cells = items.plain_bytes == 0;

@@ -19,6 +19,7 @@
 
 #include "runtime/base/descriptor.hpp"
 #include "runtime/base/exceptions.hpp"
+#include "runtime/base/fd_bag.hpp"
 #include "runtime/managers/manager_service.hpp"
 
 namespace millrace::runtime {
@@ -121,6 +122,7 @@ connection::Address ServerStart::run() {
   process_ = std::make_unique<ServerProcess>(options, plan_, report);
   const std::string name = process_->name();
   process_->name(plan_.class_name + name.substr(name.find('-')));
+  need_fd_bag();  // for what its objects are given
   process_->start();
   report.write.reset();
   const std::vector<std::byte> all = read_report(report.read.get(), process_->sentinel());

@@ -16,6 +16,7 @@
 #include <system_error>
 #include <utility>
 
+#include "runtime/base/fd_bag.hpp"
 #include "runtime/pool/zygote.hpp"
 #include "runtime/pool/zygote_start.hpp"
 #include "runtime/process/child.hpp"
@@ -91,6 +92,7 @@ void Zygote::start(const PoolPlan& plan, SpawnMessage* message) {
     pid_ = message->send(id_, StartKind::zygote, poke_fd_);
     return;
   }
+  need_fd_bag();  // for what tasks and results hold
   pid_ = fork_process(id_);
   if (pid_ != 0) return;
   try {

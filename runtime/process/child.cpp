@@ -225,7 +225,7 @@ int raw_status(const siginfo_t& info) noexcept {
 
 [[gnu::hot]] pid_t fork_process(shm::ProcessId child_id) {
   flush_std_streams();
-  open_fd_bag();  // the child inherits it
+  open_needed_fd_bag();  // the child inherits it
   AffinityMask before = AffinityMask::of_this_thread();
   const pid_t maker = ::getpid();
   const bool reads_null = stdin_is_null();
