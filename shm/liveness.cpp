@@ -78,6 +78,16 @@ bool gone_by_stat(const ProcStat& stat, std::uint64_t start_time) noexcept {
   return stat.state == 'X' || (stat.state == 'Z' && stat.threads <= 1);
 }
 
+// syscall(), but for the fault that a child takes for its page of code.
+[[gnu::hot]] inline void ask_kernel(long number, long first, void* second) noexcept {
+#ifdef __x86_64__
+  long result = number;
+  asm volatile("syscall" : "+a"(result) : "D"(first), "S"(second) : "rcx", "r11", "memory");
+#else
+  ::syscall(number, first, second);
+#endif
+}
+
 }  // namespace
 
 std::uint64_t start_time_of(pid_t pid) noexcept { return read_stat(pid).start_time; }
@@ -85,7 +95,7 @@ std::uint64_t start_time_of(pid_t pid) noexcept { return read_stat(pid).start_ti
 [[gnu::hot]] std::uint64_t start_clock_now() noexcept {
   timespec now{};
   // A system call: the C library's would take two faults for the kernel's page of time.
-  ::syscall(SYS_clock_gettime, CLOCK_BOOTTIME, &now);
+  ask_kernel(SYS_clock_gettime, CLOCK_BOOTTIME, &now);
   // /proc counts hundredths of a second on every machine (USER_HZ).
   return static_cast<std::uint64_t>(now.tv_sec) * 100 +
          static_cast<std::uint64_t>(now.tv_nsec) / 10'000'000;

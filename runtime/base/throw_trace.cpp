@@ -72,11 +72,11 @@ const std::type_info* type_of(const std::exception_ptr& error) {
 
 }  // namespace
 
-ThrowTraceScope::ThrowTraceScope() noexcept : outer_(t_notes.scope) {
+[[gnu::hot]] ThrowTraceScope::ThrowTraceScope() noexcept : outer_(t_notes.scope) {
   if (outer_ == nullptr) t_notes.scope = __builtin_frame_address(0);
 }
 
-ThrowTraceScope::~ThrowTraceScope() {
+[[gnu::hot]] ThrowTraceScope::~ThrowTraceScope() {
   t_notes.scope = outer_;
   if (outer_ != nullptr) return;
   // Addresses are used again: a note must not outlive what it may be asked for.

@@ -17,6 +17,7 @@
 #include <cstdio>
 #include <ext/stdio_sync_filebuf.h>
 #include <iostream>
+#include <memory>
 #include <millrace/errors.hpp>
 #include <millrace/logging.hpp>
 #include <mutex>
@@ -42,7 +43,7 @@ constexpr int kHasBackup = 0x0100;  // glibc's _IO_IN_BACKUP: characters that we
 
 struct Naming {
   ForkMutex mutex{ForkMutex::Level::names};  // guards `name`
-  std::string name = "MainProcess";
+  std::unique_ptr<std::string> name = std::make_unique<std::string>("MainProcess");
 };
 
 // Never destroyed: exit handlers and other threads may ask for the name until the very end.
@@ -305,13 +306,19 @@ void flush_std_streams() noexcept {
 std::string process_name() {
   Naming& current = naming();
   const std::lock_guard guard(current.mutex);
-  return current.name;
+  return *current.name;
 }
 
-[[gnu::hot]] void set_process_name(std::string name) {
+void set_process_name(std::string name) {
   Naming& current = naming();
   const std::lock_guard guard(current.mutex);
-  current.name = std::move(name);
+  *current.name = std::move(name);
+}
+
+[[gnu::hot]] void exchange_process_name(std::unique_ptr<std::string>& name) noexcept {
+  Naming& current = naming();
+  const std::lock_guard guard(current.mutex);
+  current.name.swap(name);
 }
 
 ParentIdentity as_parent() { return {::getpid(), shm::self(), process_name()}; }

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/types.h>
 
+#include <memory>
 #include <string>
 
 #include "runtime/base/affinity_mask.hpp"
@@ -51,6 +52,8 @@ void flush_std_streams() noexcept;
 std::string process_name();
 /// Names this process.
 void set_process_name(std::string name);
+/// The same for a new child, which neither copies nor frees.
+void exchange_process_name(std::unique_ptr<std::string>& name) noexcept;
 
 /// What a child knows of the process that made it.
 struct ParentIdentity {

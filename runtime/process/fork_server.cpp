@@ -2,10 +2,7 @@
 #include "runtime/process/fork_server.hpp"
 
 #include <fcntl.h>
-#include <linux/types.h>
 #include <poll.h>
-#include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -28,6 +25,7 @@
 #include "runtime/base/descriptor.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/context_state.hpp"
+#include "runtime/process/served_child.hpp"
 #include "shm/arena.hpp"
 #include "shm/interrupt.hpp"
 #include "shm/liveness.hpp"
@@ -235,22 +233,11 @@ void wait_for_reply(int fd, shm::ProcessId child) {
   }
 }
 
-// A pidfd of a child that has adopted its id; one that is readable for ever when it has ended.
-int sentinel_of(const ServedChild& child) {
-  int fd = static_cast<int>(::syscall(SYS_pidfd_open, child.pid, 0U));
-  // Asked afterwards: the pid may serve another process by now.
-  if (fd >= 0 && !shm::ProcessTable::instance().check_alive(child.id))
-    ::close(std::exchange(fd, -1));
-  if (fd < 0) fd = ::eventfd(1, EFD_CLOEXEC);
-  if (fd < 0) throw std::system_error(errno, std::generic_category(), "pidfd of a served process");
-  return fd;
-}
-
 // One request. None when the server has died and the child does not exist, or was killed before it
 // did anything: try again.
 std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
   const std::string path = ensure_server();
-  const Descriptor connection = new_socket();
+  Descriptor connection = new_socket();
   if (!connect_to(connection.get(), path)) return std::nullopt;
   Descriptor folder = working_folder();
   shm::ProcessTable& table = shm::ProcessTable::instance();
@@ -284,23 +271,15 @@ std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
     return std::nullopt;
   }
   child.pid = answer->pid;
-  if (child.pidfd < 0) child.pidfd = sentinel_of(child);
+  if (child.pidfd >= 0) return child;
+  connection.reset();  // whose number can now be the sentinel's
+  try {
+    child.pidfd = sentinel_of(child);
+  } catch (...) {
+    end_unwatched(child);
+    throw;
+  }
   return child;
-}
-
-// What the kernel (6.15 and later) tells by a pidfd of a process that others have reaped.
-int status_of_reaped(int pidfd) noexcept {
-  struct Info {
-    std::uint64_t mask;
-    std::uint64_t cgroup;
-    std::uint32_t ids[11];
-    std::int32_t exit_code;
-  } info{};
-  static_assert(sizeof info == 64, "the first version of the kernel's structure");
-  constexpr std::uint64_t kExit = 8;
-  info.mask = kExit;
-  if (::ioctl(pidfd, _IOWR(0xFF, 11, Info), &info) != 0) return shm::kUnknownStatus;
-  return (info.mask & kExit) != 0 ? info.exit_code : shm::kUnknownStatus;
 }
 
 }  // namespace
@@ -352,17 +331,6 @@ ServedChild start_by_server(SpawnMessage& message, bool daemon) {
   }
   throw std::system_error(ECONNREFUSED, std::generic_category(),
                           "start of a process: every fork server dies while it is asked");
-}
-
-int served_status(const ServedChild& child) noexcept {
-  shm::ProcessTable& table = shm::ProcessTable::instance();
-  if (const int told = table.status(child.id); told != shm::kUnknownStatus) return told;
-  // Whatever has this pid is the child as long as its pidfd names a process that is not reaped.
-  const int seen = shm::zombie_status(child.pid, 0);
-  if (seen != shm::kUnknownStatus && shm::send_signal_fd(child.pidfd, 0)) return seen;
-  // Reaped meanwhile: by the server, which has told before, or by init.
-  const int told = table.status(child.id);
-  return told != shm::kUnknownStatus ? told : status_of_reaped(child.pidfd);
 }
 
 void become_fork_server(wire::Reader& in) {

@@ -162,6 +162,7 @@ void Process::start() {
   Starting starting(*record_);
   const std::string fixed = runtime::fix_start_method();
   const std::string& method = record_->context.empty() ? fixed : record_->context;
+  record_->sets_method = method != fixed;
   (void)runtime::living_children();
   const runtime::ChildBinding binding(record_->bind);
   const runtime::ParentIdentity parent = runtime::as_parent();
@@ -199,7 +200,7 @@ void Process::start() {
 [[gnu::hot]] pid_t Process::fork_child(unsigned id, const runtime::ParentIdentity& parent,
                                        const runtime::ChildBinding& binding) {
   record_->parent = runtime::record_of(parent);  // the child finds them made
-  record_->own_name = runtime::name_of(*record_);
+  record_->own_name = std::make_unique<std::string>(runtime::name_of(*record_));
   const pid_t pid = runtime::fork_process(id);
   if (pid == 0) run_as_child(parent, binding);
   record_->parent.reset();
@@ -218,7 +219,7 @@ struct Process::ChildStart {
   const RecordPtr& record = start.process->record_;
   runtime::become(record, *start.parent);
   if (record->daemon) runtime::end_with_parent(start.parent->pid);
-  runtime::set_child_start_method(record->context);
+  if (record->sets_method) runtime::set_child_start_method(record->context);
   start.binding->apply(record->name.value_or(runtime::process_name()));
   get_logger().info("child process calling self.run()");
   start.process->run();

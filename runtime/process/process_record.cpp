@@ -247,7 +247,8 @@ RecordPtr record_of(const ParentIdentity& origin) {
 
 [[gnu::hot]] void become(const RecordPtr& self, const ParentIdentity& origin) {
   RecordPtr parent = self->parent != nullptr ? std::move(self->parent) : record_of(origin);
-  set_process_name(self->own_name.empty() ? name_of(*self) : std::move(self->own_name));
+  if (self->own_name == nullptr) self->own_name = std::make_unique<std::string>(name_of(*self));
+  exchange_process_name(self->own_name);
   Processes& all = processes();
   const std::lock_guard guard(all.mutex);
   self->role = Role::self;

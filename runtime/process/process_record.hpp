@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <memory>
 #include <millrace/bytes.hpp>
 #include <millrace/process.hpp>
@@ -26,15 +27,15 @@ class SpawnMessage;
 
 /// One process. Fields are guarded by process_mutex() but for those that never change.
 struct ProcessRecord {
-  enum class Role { child, self, parent };
-  enum class Stage { initial, starting, started, closed };
+  enum class Role : std::uint8_t { child, self, parent };
+  enum class Stage : std::uint8_t { initial, starting, started, closed };
 
   Role role = Role::child;
-  Stage stage = Stage::initial;
-  pid_t creator = 0;                // never changes: the process that made this record
-  std::vector<int> identity;        // never changes: {1, 2} is named "Process-1:2"
-  std::string class_name;           // "Process", "ForkProcess", or the subclass's name
-  std::string context;              // start method, "" for the default context's
+  pid_t creator = 0;             // never changes: the process that made this record
+  Stage stage = Stage::initial;  // apart from `role`: together a child would load them, one fault
+  std::vector<int> identity;     // never changes: {1, 2} is named "Process-1:2"
+  std::string class_name;        // "Process", "ForkProcess", or the subclass's name
+  std::string context;           // start method, "" for the default context's
   std::optional<std::string> name;  // none: class_name and identity
   std::optional<affinity::Binding> bind;
   bool daemon = false;
@@ -45,9 +46,10 @@ struct ProcessRecord {
   bool served = false;  // made by the fork server: this process cannot wait for it
   int pidfd = -1;       // readable once the process has ended; closed with the record
   std::optional<int> exitcode;
+  bool sets_method = false;  // `context` is not what the child has inherited
   // What become() needs, made before a fork; else nothing.
   std::shared_ptr<ProcessRecord> parent;
-  std::string own_name;
+  std::unique_ptr<std::string> own_name;
   std::shared_ptr<SpawnMessage> message;  // null: none, or the child needs it no more
 
   ProcessRecord() = default;
