@@ -27,6 +27,8 @@ namespace {
 
 std::atomic<bool> g_late{false};
 std::atomic<int> g_sent{0};
+std::atomic<bool> g_no_room{false};
+std::atomic<pid_t> g_answered{0};
 
 }  // namespace
 
@@ -37,6 +39,19 @@ extern "C" ssize_t sendmsg(int fd, const msghdr* message, int flags) {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   return ::syscall(SYS_sendmsg, fd, message, flags);
+}
+
+extern "C" ssize_t recvmsg(int fd, msghdr* message, int flags) {
+  if (!g_no_room) return ::syscall(SYS_recvmsg, fd, message, flags);
+  rlimit none{};
+  (void)::getrlimit(RLIMIT_NOFILE, &none);
+  none.rlim_cur = 0;
+  (void)::setrlimit(RLIMIT_NOFILE, &none);
+  const ssize_t got = ::syscall(SYS_recvmsg, fd, message, flags);
+  if (got == sizeof(mp::runtime::StartReply)) {
+    g_answered = static_cast<const mp::runtime::StartReply*>(message->msg_iov->iov_base)->pid;
+  }
+  return got;
 }
 
 namespace {
@@ -110,6 +125,25 @@ TEST_P(ForkServerRequestTest, SaysWhereTheChildIsOrFails) {
     std::printf(" %d", p.exitcode().value_or(-1));
   });
   EXPECT_EQ(outcome.out, "/usr 0");
+}
+
+// Another thread may have taken what was free.
+TEST_P(ForkServerRequestTest, EndsAChildThatNoDescriptorIsLeftToWatch) {
+  EXPECT_EQ(fail_with_5(), 5);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  auto p = mp::test::forkserver().Process([] {
+    for (;;) ::pause();
+  });
+  g_no_room = true;
+  EXPECT_THROW(p.start(), std::system_error);
+  g_no_room = false;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_GT(g_answered, 1);
+  EXPECT_TRUE(mp::shm::process_gone(g_answered, 0));
+  EXPECT_FALSE(p.pid());
+  EXPECT_TRUE(mp::active_children().empty());
+  EXPECT_EQ(fail_with_5(), 5);
 }
 
 TEST_P(ForkServerRequestTest, IsRefusedByAServerWithoutDescriptors) {
