@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <ctime>
 
-#include "shm/parking.hpp"
 #include "shm/process_table.hpp"
 #include "shm/slab_geometry.hpp"
 
@@ -22,9 +22,19 @@ constexpr std::uint32_t kInUse = 0;
 constexpr std::uint32_t kGivenBack = 1;
 
 // The time, as SlabHead::rest says since when: milliseconds in steps of four, neither of the above.
-// It wraps, which makes a look give back too late or too early once in 49 days.
+// The system's own, as every process reads it; it wraps after 49 days.
 std::uint32_t stamp_now() noexcept {
-  return (static_cast<std::uint32_t>(ticks() / ticks_per_us() / 1000) & ~3U) | 2U;
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  const std::int64_t ms = std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+  return (static_cast<std::uint32_t>(ms) & ~3U) | 2U;
+}
+
+// Another process may have looked at the clock later than this one.
+bool has_rested(std::uint32_t since, std::uint32_t now) noexcept {
+  const auto passed = static_cast<std::int32_t>(now - since);
+  return passed >= 0 &&
+         static_cast<std::uint32_t>(passed) >= slab_rest_ms.load(std::memory_order_relaxed);
 }
 
 constexpr std::uint32_t live(ProcessId owner) noexcept { return owner << 1U | kLiveBit; }
@@ -158,8 +168,10 @@ void SlabHeap::Slab::look_for_empty(const SpanTable& spans) noexcept {
       // relaxed, here and below: hints; whoever claims a block says that the slab is in use again
       const std::uint32_t rest = slab.head().rest.load(std::memory_order_relaxed);
       if (rest == kInUse && slab.empty()) slab.head().rest.store(now, std::memory_order_relaxed);
+      // Who searched while it gave back may have called it full behind its back.
+      if (rest == kGivenBack) slab.head().full.store(0, std::memory_order_relaxed);
       const bool rests = rest != kInUse && rest != kGivenBack && kept++ >= kKeptSlabs;
-      if (rests && now - rest >= slab_rest_ms.load(std::memory_order_relaxed)) slab.give_back();
+      if (rests && has_rested(rest, now)) slab.give_back();
     }
     i += run ? spans.length_at(i, w) : 1;
   }

@@ -142,6 +142,24 @@ TEST_F(SlabHeapTest, ThreadsMayAllocateFromASlabThatGivesBack) {
 }
 
 #if !MILLRACE_TEST_TSAN
+// Since when a slab is empty, as one process notes it, is what another reads.
+TEST_F(SlabHeapTest, ProcessesAgreeOnTheTime) {
+  constexpr int kProcesses = 8;
+  slab_rest_ms = 1U << 30U;
+  for (int i = 0; i < kProcesses; ++i) {
+    const int code = test::in_child([&] {
+      (void)self();
+      free_all(fill(8192, kPeak, 1));
+      free_all(fill(8192, kPeak, 1));
+      return 0;
+    });
+    ASSERT_EQ(code, 0);
+    const std::size_t full = touched();
+    free_all(fill(64, 16 * kMiB, 1));
+    EXPECT_GE(touched() + 4 * kMiB, full);
+  }
+}
+
 TEST_F(SlabHeapTest, AProcessKilledWhileItGivesBackHoldsNothing) {
   constexpr int kKills = 20;
   for (int kill = 0; kill < kKills; ++kill) {
