@@ -4,7 +4,7 @@
 // The bag is opened by the first fork after an object was made through which a descriptor can
 // travel (a Pipe, a Queue of more than bytes, a Pool, a Manager), or with the first descriptor on
 // its way, so that whoever inherits that object inherits the bag; it is handed to executed
-// children. Who was forked before and meets the others by an address takes it from the process that
+// children. Who was forked before and meets the others otherwise takes it from the process that
 // last put something in (at first, that opened it), which the arena names: where that one has
 // ended, or may not be looked into, there are two, and what lies in the other is not found. Who
 // looks for a descriptor takes messages out and puts those of others back, one at a time, holding a
