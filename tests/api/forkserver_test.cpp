@@ -306,7 +306,7 @@ TEST_P(ForkServerTest, ProgramThatUsesNoneHasNone) {
   EXPECT_EQ(outcome.out, "none");
 }
 
-TEST_P(ForkServerTest, MainWithoutFreezeSupportIsToldAndDoesNotMultiply) {  // C09
+TEST_P(ForkServerTest, MainWithoutFreezeSupportIsToldAndDoesNotMultiply) {  // C09; TestNoForkBomb
   for (const char* how : {"starts", "returns"}) {
     const auto outcome = run_program([how] {
       ::setenv("FORKSERVER_TEST_PROGRAM", "forgets", 1);

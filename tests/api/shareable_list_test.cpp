@@ -1,4 +1,5 @@
 // ShareableList (H08-H16).
+// CPython: _TestSharedMemory.test_shared_memory_ShareableList_basics; more: ported_shared_test.cpp.
 #include <cstring>
 #include <limits>
 #include <millrace/millrace.hpp>

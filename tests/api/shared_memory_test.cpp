@@ -1,4 +1,6 @@
 // SharedMemory and its tracker (H01-H07, H17-H20, C11).
+// CPython: _TestSharedMemory, TestResourceTracker (its test_resource_tracker and _sigint, _sigterm,
+// _sigkill here); more: ported_shared_test.cpp.
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>

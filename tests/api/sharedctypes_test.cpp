@@ -1,4 +1,6 @@
 // Value, Array and their raw kin (T01-T17).
+// CPython: _TestValue, _TestArray, _TestSharedCTypes (test_copy here); more:
+// ported_shared_test.cpp.
 #include <algorithm>
 #include <future>
 #include <limits>

@@ -178,7 +178,7 @@ TEST_P(ExecutedTest, ForeignProgramDoesNotRunTheTarget) {  // C08
   mp::set_executable("");
 }
 
-TEST_P(ExecutedTest, MainThatStartsWithoutFreezeSupportIsTold) {  // C09; RuntimeError of spawn.py
+TEST_P(ExecutedTest, MainThatStartsWithoutFreezeSupportIsTold) {  // C09; test_noforkbomb
   const auto outcome = run_program([] {
     ::setenv("SPAWN_TEST_MAIN", "starts", 1);
     auto p = spawn().Process([] { std::printf("target"); });

@@ -180,7 +180,7 @@ TEST_P(SpawnTest, OptionNamesTheContext) {  // C05
   EXPECT_EQ(p.exitcode(), 0);
 }
 
-TEST_P(SpawnTest, HasOnlyTheDescriptorsItNeeds) {  // C02; test_lose_target_ref's neighbours
+TEST_P(SpawnTest, HasOnlyTheDescriptorsItNeeds) {  // C02; TestCloseFds.test_closefd
   int ends[2];
   ASSERT_EQ(::pipe(ends), 0);
   mp::Value<long> told(0);

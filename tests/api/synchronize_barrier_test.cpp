@@ -1,4 +1,5 @@
 // Barrier (S26-S34), also when its parties are killed.
+// CPython: _TestBarrier; its cases under each start method: ported_barrier_test.cpp.
 #include <atomic>
 #include <millrace/millrace.hpp>
 #include <vector>

@@ -1,4 +1,5 @@
 // Condition (S14-S20, S34), also when those who wait are killed.
+// CPython: _TestCondition; its cases under each start method: ported_synchronize_test.cpp.
 #include <millrace/millrace.hpp>
 #include <numeric>
 #include <sstream>

@@ -1,4 +1,5 @@
 // Lock and RLock (S01-S08, S34, S36), and what becomes of them when their holder dies.
+// CPython: _TestLock; its cases under each start method: ported_synchronize_test.cpp.
 #include <millrace/millrace.hpp>
 #include <sstream>
 #include <vector>

@@ -1,4 +1,5 @@
 // Semaphore, BoundedSemaphore and Event (S09-S13, S21-S25, S34).
+// CPython: _TestSemaphore, _TestEvent (test_repr here); more: ported_synchronize_test.cpp.
 #include <millrace/millrace.hpp>
 #include <vector>
 
