@@ -20,8 +20,8 @@ namespace millrace {
 
 namespace runtime {
 
-/// Makes an object of one of Python's types that only threads of this process may use: a proxy that
-/// is sent to another process, or called in a forked child, is TypeError.
+/// Makes an object of one of Python's types that only threads of this process may use: to send a
+/// proxy to another process is TypeError, to call it in a forked child ForkedError.
 ProxyRef make_thread_object(const std::string& type_id, std::vector<Object> arguments);
 
 }  // namespace runtime

@@ -2,12 +2,17 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstdio>
+#include <millrace/errors.hpp>
 #include <millrace/process.hpp>
 #include <millrace/proxies.hpp>
+#include <mutex>
 #include <ostream>
+#include <system_error>
 #include <utility>
 
+#include "runtime/base/fork_mutex.hpp"
 #include "runtime/base/own_pid.hpp"
 #include "runtime/managers/manager_objects.hpp"
 #include "runtime/managers/manager_session.hpp"
@@ -39,6 +44,12 @@ ProxyRef state_in(const Object& value) {
     return ProxyAccess::place(*static_cast<const BaseProxy*>(node->handle())).state();
   }
   return nullptr;
+}
+
+// Of the links that states have in forked children.
+ForkMutex& childs_mutex() {
+  static auto& mutex = *new ForkMutex(ForkMutex::Level::names);
+  return mutex;
 }
 
 std::vector<std::string> names_in(const Object& names) {
@@ -144,18 +155,36 @@ ProxyState::ProxyState(std::shared_ptr<SharedObject> of, TokenValue at)
 ProxyState::~ProxyState() {
   if (parcel_maker == own_pid()) leave_parcel(parcel.payload());
   if (link != nullptr) link->decref(token.id);
+  if (childs_ != nullptr) childs_->decref(token.id);
 }
 
 Object ProxyState::call(std::string_view method, std::vector<Object> arguments) const {
   if (object != nullptr && object->is_here()) return call_own(method, std::move(arguments));
-  // In a forked child of the server's it is a copy that serves nobody.
-  const auto via = link != nullptr ? link : ManagerLink::to(target_of(*this).value());
+  const auto via = server_link();  // a forked child's copy of an object serves nobody
   ManagerReply reply = via->call_object(token.id, method, std::move(arguments));
   if (reply.kind != "#PROXY") return returned(std::move(reply));
   if (!is_sequence(reply.value) || reply.value.size() != 2) {
     throw TypeError("a reply of kind #PROXY that is no pair");
   }
   return object_of_proxy(adopted_proxy(via, token_of_object(reply.value[1]), reply.value[0]));
+}
+
+std::shared_ptr<ManagerLink> ProxyState::server_link() const {
+  if (link != nullptr) return link;
+  {
+    const std::scoped_lock guard(childs_mutex());
+    if (childs_ != nullptr) return childs_;
+  }
+  auto made = ManagerLink::to(reached_target(*this));
+  made->incref(token.id);  // asks the server
+  std::shared_ptr<ManagerLink> theirs;
+  {
+    const std::scoped_lock guard(childs_mutex());
+    if (childs_ == nullptr) return childs_ = std::move(made);
+    theirs = childs_;
+  }
+  made->decref(token.id);  // another thread was first
+  return theirs;
 }
 
 Object ProxyState::call_own(std::string_view method, std::vector<Object> arguments) const {
@@ -194,6 +223,15 @@ std::optional<ManagerLink::Target> target_of(const ProxyState& state) {
     throw TypeError("the objects of a dummy manager stay in the process that made them");
   }
   return ManagerLink::Target{address_of_object(reach->address), reach->authkey, reach->legacy_md5};
+}
+
+ManagerLink::Target reached_target(const ProxyState& state) {
+  if (state.token.address.is_none()) {
+    throw ForkedError("an object of a dummy manager cannot be used in a forked child");
+  }
+  if (auto target = target_of(state)) return std::move(*target);
+  throw std::system_error(ECONNREFUSED, std::generic_category(),
+                          "the manager's server at " + state.token.address.repr() + " has ended");
 }
 
 ProxyRef adopted_proxy(const std::shared_ptr<ManagerLink>& link, TokenValue token,

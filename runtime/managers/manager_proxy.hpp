@@ -38,6 +38,10 @@ class ProxyState {
 
   /// A method: at the server, or of an object of this process's own on its calling thread.
   Object call(std::string_view method, std::vector<Object> arguments) const;
+  /// The link to the server of another process. In a forked child of the server's process it is
+  /// made, with a reference of the child's, by the first who asks, and stays: all calls are one
+  /// client's. Throws as reached_target(), and when the object is gone.
+  std::shared_ptr<ManagerLink> server_link() const;
 
   const std::shared_ptr<ManagerLink> link;     // null: of this process
   const std::shared_ptr<SharedObject> object;  // null: of another one
@@ -51,10 +55,16 @@ class ProxyState {
 
  private:
   Object call_own(std::string_view method, std::vector<Object> arguments) const;
+
+  mutable std::shared_ptr<ManagerLink> childs_;  // under a lock of all states: server_link()
 };
 
 /// How another process reaches its server; none when that was of this process and has ended.
+/// Throws TypeError for an object that no other process reaches.
 std::optional<ManagerLink::Target> target_of(const ProxyState& state);
+/// The same for who calls it: std::system_error (ECONNREFUSED) when it has ended, ForkedError when
+/// a forked child cannot reach it.
+ManagerLink::Target reached_target(const ProxyState& state);
 
 /// A proxy of an object whose reference the server has counted for this process.
 ProxyRef adopted_proxy(const std::shared_ptr<ManagerLink>& link, TokenValue token,

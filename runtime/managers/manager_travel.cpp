@@ -102,9 +102,7 @@ std::uint64_t depart(const ProxyState& state) {
     if (state.object != nullptr && state.object->is_here()) {
       return ManagerServer::depart_own(*state.object);
     }
-    const auto link =
-        state.link != nullptr ? state.link : ManagerLink::to(target_of(state).value());
-    return link->depart(state.token.id);
+    return state.server_link()->depart(state.token.id);
   } catch (const EOFError&) {
     return 0;
   } catch (const std::system_error& error) {

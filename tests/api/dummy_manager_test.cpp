@@ -76,6 +76,11 @@ TEST_F(DummyManager, ItsObjectsStayInTheirProcess) {
   const auto child = millrace::test::run_program([items] {
     try {
       items.append(2);
+    } catch (const mp::ForkedError& error) {
+      std::printf("%s;", error.what());
+    }
+    try {
+      mp::Queue<>().put(items);
     } catch (const mp::TypeError& error) {
       std::printf("%s;", error.what());
     }
@@ -83,7 +88,9 @@ TEST_F(DummyManager, ItsObjectsStayInTheirProcess) {
     own.append(2);
     std::printf("%s", own.str().c_str());
   });
-  EXPECT_EQ(child.out, "the objects of a dummy manager stay in the process that made them;[1, 2]");
+  EXPECT_EQ(child.out,
+            "an object of a dummy manager cannot be used in a forked child;"
+            "the objects of a dummy manager stay in the process that made them;[1, 2]");
   EXPECT_EQ(child.exitcode, 0) << child.err;
   EXPECT_EQ(items.getvalue(), mp::List{1});
 }

@@ -3,12 +3,15 @@
 #include <signal.h>
 
 #include <atomic>
+#include <chrono>
 #include <millrace/arena.hpp>
 #include <millrace/connection.hpp>
 #include <millrace/listener.hpp>
 #include <millrace/managers.hpp>
 #include <millrace/queues.hpp>
+#include <millrace/synchronize.hpp>
 #include <optional>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -16,6 +19,8 @@
 
 namespace millrace::test {
 namespace {
+
+using namespace std::chrono_literals;
 
 constexpr const char* kKey = "a key of its own";
 
@@ -79,6 +84,51 @@ TEST_P(ManagerOwnFork, AForkedChildCallsThemAtTheServer) {
   child.join();
   EXPECT_EQ(child.exitcode(), 0);
   EXPECT_EQ(own.size(), 1U);
+}
+
+TEST_P(ManagerOwnFork, ItIsOneClientInAllItsCallsX05) {
+  const auto own = client_->list({client_->Lock()}).at(0).as<AcquirerProxy>();
+  client_.reset();  // or its link would keep the child's
+  const Event held;
+  const Event tested;
+  Process child([&] {
+    own.acquire();
+    Process grandchild([&own] {
+      if (own.acquire(0s)) throw ValueError("the parent does not hold it");
+    });
+    grandchild.start();
+    grandchild.join();
+    held.set();
+    tested.wait();
+    own.release();
+    if (grandchild.exitcode() != 0) throw ValueError("the grandchild has failed");
+  });
+  child.start();
+  EXPECT_TRUE(held.wait(60s));
+  EXPECT_FALSE(own.acquire(0s));
+  tested.set();
+  child.join();
+  EXPECT_EQ(child.exitcode(), 0);
+  EXPECT_TRUE(own.acquire(0s));
+  own.release();
+}
+
+TEST_P(ManagerOwnFork, AServerThatEndedBeforeTheForkIsRefused) {
+  const ListProxy own = own_list();
+  end();
+  Process child([&own] {
+    Queue<ListProxy>().put(own);  // who takes it will be told
+    try {
+      own.append(1);
+    } catch (const std::system_error& error) {
+      if (error.code() == std::errc::connection_refused) return;
+      throw;
+    }
+    throw ValueError("called what has ended");
+  });
+  child.start();
+  child.join();
+  EXPECT_EQ(child.exitcode(), 0);
 }
 
 TEST_P(ManagerOwnFork, AForkedChildLetsGoOfWhatItInheritedX05) {
