@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <mutex>
 #include <system_error>
 #include <utility>
 
@@ -35,7 +36,39 @@ int open_entry(std::uint64_t entry, std::uint64_t inode) noexcept {
   return -1;
 }
 
+Bell* g_waited_on = nullptr;  // with bell_mutex()
+
 }  // namespace
+
+ForkMutex& bell_mutex() {
+  // own_pid() first: its hook has run in the child when share_all() asks it.
+  static ForkMutex& mutex = ((void)own_pid(), run_after_fork_in_child(&Bell::share_all),
+                             *new ForkMutex(ForkMutex::Level::names));
+  return mutex;
+}
+
+Bell::~Bell() {
+  if (listed_) {
+    const std::lock_guard guard(bell_mutex());
+    unlist();
+  }
+  forget();
+}
+
+void Bell::list() noexcept {
+  if (listed_) return;
+  listed_ = true;
+  previous_ = nullptr;
+  next_ = g_waited_on;
+  if (next_ != nullptr) next_->previous_ = this;
+  g_waited_on = this;
+}
+
+void Bell::unlist() noexcept {
+  if (!std::exchange(listed_, false)) return;
+  (previous_ != nullptr ? previous_->next_ : g_waited_on) = next_;
+  if (next_ != nullptr) next_->previous_ = previous_;
+}
 
 void Bell::forget() noexcept {
   if (fd_ < 0) return;
@@ -90,10 +123,13 @@ void Bell::make() {
   enter();
   // PUBLISH bell: release pairs with OBSERVE bell in open()
   state_.inode.store(inode_, std::memory_order_release);
+  // What was rung went to a bell that is gone. RING bell: seq_cst, behind the publication, so that
+  // whoever rings from here on finds this one, and before arm()'s caller looks at the ring
+  state_.rung.store(BellState::kQuiet, std::memory_order_seq_cst);
 }
 
 // Tells where this process has it: in a free entry, or in that of one who has it no more.
-void Bell::enter() {
+void Bell::enter() noexcept {
   const std::uint64_t mine = entry_of(own_pid(), fd_);
   if (entry_ == mine) return;
   entry_ = mine;
@@ -125,9 +161,26 @@ void Bell::become_waiter() noexcept {
 }
 
 void Bell::leave() noexcept {
+  unlist();
   std::uint64_t mine = shm::self();
   // WAITER: seq_cst, as above; who comes after this finds what it finds when another has it
   state_.waiter.compare_exchange_strong(mine, 0, std::memory_order_seq_cst);
+}
+
+void Bell::share() noexcept {
+  if (fd_ >= 0) enter();
+  // WAITER: seq_cst, before the look at `rung`; pairs with attend(), which settles if it sees this
+  state_.waiter.store(BellState::kMany, std::memory_order_seq_cst);
+  std::uint32_t seen = BellState::kAttended;
+  // RING bell: seq_cst, as in settle(); the parent may be dead already
+  if (state_.rung.compare_exchange_strong(seen, BellState::kQuiet, std::memory_order_seq_cst)) {
+    ring();
+  }
+}
+
+void Bell::share_all() noexcept {
+  const std::lock_guard guard(bell_mutex());
+  for (Bell* bell = g_waited_on; bell != nullptr; bell = bell->next_) bell->share();
 }
 
 void Bell::arm() {
@@ -136,6 +189,7 @@ void Bell::arm() {
   } else {
     make();
   }
+  list();
   become_waiter();
   settle();
   // ARM bell: seq_cst, before the look at the ring; a writer that misses it has published before

@@ -16,8 +16,11 @@
 //   settle with the recv lock, before it is given back: rung goes from attended to quiet, then
 //          (barrier between) the ring is not empty -> ring
 //   arm    waiter = this process if it was nobody living, else many; barrier; attended goes to
-//   quiet. Then, unless the recv
-//          lock could be had and the ring is empty, add a unit
+//          quiet. Then, unless the recv lock could be had and the ring is empty, add a unit
+//   share  in a forked child, before anything else: waiter = many, for the child has its parent's
+//          descriptors and may poll them without asking; attended goes to quiet, and then ring. It
+//          enters the descriptor as its own, for its parent may end
+//   make   a new one, when nobody living has the bell: rung = quiet once it can be found, then arm
 //   whoever takes a dead process's send or recv lock, or sets `gone`, adds a unit
 // Without "first see" the reader takes the unit of a writer that publishes just then.
 //
@@ -25,10 +28,9 @@
 // does; rung = quiet, barrier, look at the ring what settle does: one sees the other. Between the
 // two a poll waits longer than it must, until the reader, which does not sleep while it attends,
 // takes the message or settles. If it is killed there, the only process that can be polling is
-// dead: a bell is attended only by the one `waiter`. (A forked child asks for a fileno() of its
-// own, which makes two; polling its parent's number without asking, it relies on the parent's life
-// while that is in recv().) One that asks at that moment either finds the recv lock taken, and adds
-// a unit; or takes it later from the reader, settled or dead.
+// dead: a bell is attended only by the one `waiter`, which no forked child shares its number with.
+// One that asks at that moment either finds the recv lock taken, and adds a unit; or takes it later
+// from the reader, settled or dead. One that is forked at that moment rings for its parent.
 //
 // What happens when a process dies between any two steps: a unit too many, which the next quiet()
 // takes; or rung without a unit, which only a holder of the send lock leaves, or attended by the
@@ -39,9 +41,13 @@
 
 #include <cstdint>
 
+#include "runtime/base/fork_mutex.hpp"
 #include "runtime/channels/pipe_body.hpp"
 
 namespace millrace::runtime {
+
+/// Held around every use of a bell's or an epoll's descriptor.
+ForkMutex& bell_mutex();
 
 /// This process's descriptor of a bell. All calls with bell_mutex(), by the descriptor's process.
 class Bell {
@@ -49,7 +55,7 @@ class Bell {
   explicit Bell(BellState& state) noexcept : state_(state) {}
   Bell(const Bell&) = delete;
   Bell& operator=(const Bell&) = delete;
-  ~Bell() { forget(); }
+  ~Bell();
 
   /// True once anybody waits on it. Without the mutex.
   [[nodiscard]] bool armed() const noexcept {
@@ -72,7 +78,7 @@ class Bell {
   bool attend() noexcept;
   /// Ends that. Without the mutex. Memory ordering: a store-load barrier behind it.
   void settle() noexcept;
-  /// This process waits on it no more. Without the mutex.
+  /// This process waits on it no more.
   void leave() noexcept;
   /// Adds a unit.
   void add_unit() noexcept;
@@ -88,13 +94,22 @@ class Bell {
  private:
   bool open() noexcept;
   void make();
-  void enter();
+  void enter() noexcept;
   void become_waiter() noexcept;
+  void share() noexcept;
+  static void share_all() noexcept;
+  void list() noexcept;
+  void unlist() noexcept;
+  friend ForkMutex& bell_mutex();
 
   BellState& state_;
   int fd_ = -1;
   std::uint64_t inode_ = 0;  // of fd_
   std::uint64_t entry_ = 0;  // what this process wrote into the state
+  // Among those that this process waits on, or its parent did.
+  bool listed_ = false;
+  Bell* next_ = nullptr;
+  Bell* previous_ = nullptr;
 };
 
 }  // namespace millrace::runtime

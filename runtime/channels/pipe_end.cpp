@@ -71,11 +71,6 @@ void drop_kept(const ConnectionObject& object, std::uint64_t kept) noexcept {
 
 }  // namespace
 
-ForkMutex& bell_mutex() {
-  static ForkMutex& mutex = *new ForkMutex(ForkMutex::Level::names);
-  return mutex;
-}
-
 void Direction::make(void* ring) {
   const shm::SpscRing made = shm::SpscRing::create(ring, kGeometry);
   ring_ = ring;

@@ -22,9 +22,6 @@
 
 namespace millrace::runtime {
 
-/// Held around every use of a bell's or an epoll's descriptor.
-ForkMutex& bell_mutex();
-
 class PipeEnd final : public ConnectionEnd {
  public:
   /// `token` is a reference of this process to the side's token, which the end takes over.

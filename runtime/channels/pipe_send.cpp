@@ -106,7 +106,11 @@ void PipeEnd::take_back() {
   Direction& to = out();
   const shm::SharedLock::Result got = to.recv_lock.try_acquire(shm::this_caller());
   if (got.got == shm::Got::no) return;  // who holds it looks for this sleeper when done
-  if (got.got == shm::Got::abandoned) to.consumer().resume();
+  if (got.got == shm::Got::abandoned) {
+    to.consumer().resume();
+    bell_out_.settle();
+    if (bell_out_.armed()) published();
+  }
   to.consumer().give_back();
   to.recv_lock.free();
   to.items.notify_all();  // who found the lock taken went to sleep
