@@ -134,15 +134,25 @@ void ManagerChannel::used() noexcept {
   uses_.fetch_sub(1, std::memory_order_release);  // USE: what the call did lies before it
 }
 
-void ManagerChannel::note(std::string_view method, const ManagerReply& reply) noexcept {
+void ManagerChannel::note(const std::string& id, std::string_view method,
+                          const ManagerReply& reply) noexcept {
   if (reply.kind != "#RETURN") return;
   // relaxed: the thread's own use keeps the channel its own meanwhile
-  if (method == "acquire" && reply.value != Object(false)) {
-    ++locks_;
+  if (method == "acquire" || method == "__enter__") {
+    if (reply.value == Object(false)) return;
+    try {
+      const bool none = held_.empty();
+      ++held_[id];
+      if (!none) return;
+    } catch (...) {
+      static_cast<void>(0);  // without memory for it: in use for good
+    }
     uses_.fetch_add(1, std::memory_order_relaxed);
-  } else if (method == "release" && locks_ > 0) {
-    --locks_;
-    uses_.fetch_sub(1, std::memory_order_relaxed);
+  } else if (method == "release" || method == "__exit__") {
+    const auto held = held_.find(id);
+    if (held == held_.end() || --held->second > 0) return;
+    held_.erase(held);
+    if (held_.empty()) uses_.fetch_sub(1, std::memory_order_relaxed);
   }
 }
 

@@ -262,7 +262,7 @@ ManagerReply ManagerLink::call_object(const std::string& id, std::string_view me
   } const used{*channel};
   try {
     ManagerReply reply = channel->exchange(request, this);
-    channel->note(method, reply);
+    channel->note(id, method, reply);
     return reply;
   } catch (...) {
     if (channel->broken()) drop(channel);

@@ -2,11 +2,11 @@
 //
 // Each thread has a connection of its own for calls of methods, as in CPython, so that one that
 // waits keeps nobody waiting and RLocks belong to threads; one more, the session, belongs to the
-// process and counts its references. A process has at most kThreadChannels that are idle: a thread
-// that needs one more takes it from one that is in no call and holds no lock, whose next call makes
-// another. A server of CPython's knows no sessions: each of its functions
-// gets a connection, and references of a process that is killed stay. Connections to a server of
-// this program have a line (manager_line.hpp).
+// process and counts its references. While a process has kThreadChannels to a server, a thread that
+// needs one more takes it from one that is in no call and holds nothing, whose next call makes
+// another; of more, which were all in use, none is closed before. A server of CPython's knows no
+// sessions: each of its functions gets a connection, and references of a process that is killed
+// stay. Connections to a server of this program have a line (manager_line.hpp).
 //
 // fork(): the child is a client of its own that begins with the parent's references. The parent
 // asks for that before it forks, over a connection that only the child keeps: should either die at
@@ -98,8 +98,11 @@ class ManagerChannel {
   /// Its thread begins a call. False: it has been taken away.
   bool use() noexcept;
   void used() noexcept;
-  /// Behind a call, while it is used: its thread may hold a lock by this connection.
-  void note(std::string_view method, const ManagerReply& reply) noexcept;
+  /// Behind a call, while it is used: its thread may hold a lock by this connection. What it has
+  /// acquired is held until this thread releases the same object: no count falls below what an
+  /// RLock has, also when it is acquired or released as a Condition. A Semaphore that another
+  /// thread gives back keeps the channel in use.
+  void note(const std::string& id, std::string_view method, const ManagerReply& reply) noexcept;
   /// Closes it if it is idle. Any thread; false when it is not.
   bool take_away() noexcept;
 
@@ -113,13 +116,13 @@ class ManagerChannel {
   Peer peer_ = Peer::unknown;
   bool broken_ = false;
   static constexpr int kTaken = -1;
-  std::atomic<int> uses_{0};  // calls, and locks that may be held; or kTaken, for good
-  int locks_ = 0;             // of the thread
+  std::atomic<int> uses_{0};  // calls, and one while anything is held; or kTaken, for good
+  std::unordered_map<std::string, std::uint64_t> held_;  // of the thread: how often, by object
 };
 
 class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
  public:
-  /// Connections of threads to one server of which none is idle.
+  /// So many connections to one server: who opens a further one first takes those that are idle.
   static constexpr std::size_t kThreadChannels = 256;
 
   struct Target {
@@ -152,7 +155,8 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   /// lives until it is shut down or the server hangs up: with its session such references would go.
   std::uint64_t depart(const std::string& id);
   /// Gives back what depart() in some process has kept. Never throws, as decref(). A server that
-  /// was stopped is waited for 2 s, and then told with a later discard(), or by the maker's end.
+  /// was stopped is waited for 1 s at each step (not to connect, if its queue is full), and then
+  /// told with a later discard(), or by the maker's end.
   void discard(const std::string& id, std::uint64_t maker) noexcept;
   /// The server has been told to end: nothing is sent any more, connections are closed.
   void shut_down() noexcept;

@@ -22,14 +22,27 @@ TEST_F(ManagerThreads, IdleOnesGiveTheirConnectionsBackX08) {
   const auto lock = manager.RLock();
   const auto event = manager.Event();
   const auto waits = manager.Semaphore(0);
+  const auto permits = manager.Semaphore(0);
+  const auto again = manager.RLock();
+  const auto condition = manager.Condition(again);
   std::counting_semaphore<> called(0);
   std::latch go(1);
   std::vector<std::thread> threads;
   threads.emplace_back([&] {
     lock.acquire();
+    permits.release();  // of something else
     called.release();
     go.wait();
     lock.release();  // RuntimeError by another connection
+  });
+  called.acquire();
+  threads.emplace_back([&] {
+    condition.acquire();
+    again.acquire();
+    condition.release();
+    called.release();
+    go.wait();
+    again.release();
   });
   called.acquire();
   threads.emplace_back([&] {
@@ -48,11 +61,14 @@ TEST_F(ManagerThreads, IdleOnesGiveTheirConnectionsBackX08) {
     called.acquire();
   }
   EXPECT_FALSE(lock.try_acquire());
+  EXPECT_FALSE(again.try_acquire());
   go.count_down();
   event.set();
   for (std::thread& each : threads) each.join();
   EXPECT_TRUE(lock.try_acquire());
   lock.release();
+  EXPECT_TRUE(again.try_acquire());
+  again.release();
   EXPECT_EQ(list.size(), static_cast<std::size_t>(kThreads + kThreads / 10 + 1));
 }
 
