@@ -162,11 +162,7 @@ class InBag {
  public:
   InBag() : guard_(bag().mutex), ends_(open_ends(bag())) {
     if (ends_.in < 0) refuse(EMFILE, "a socketpair for descriptors on the way");
-    lock_file(F_WRLCK);
   }
-  InBag(const InBag&) = delete;
-  InBag& operator=(const InBag&) = delete;
-  ~InBag() { lock_file(F_UNLCK); }
 
   // False: not at this time.
   [[nodiscard]] bool put(std::uint64_t number, FdPair fds) const noexcept {
@@ -251,6 +247,7 @@ class InBag {
 
   std::lock_guard<ForkMutex> guard_;
   BagEnds ends_;
+  FileLock others_wait_;  // behind open_ends(), which takes it too
 };
 
 FdPair look_for(std::uint64_t number, bool stays) {

@@ -35,7 +35,7 @@ class ProxiesByName {
 /// The parcel of a state of this process's; made if need be. Any thread.
 shm::ObjectRef parcel_of(ProxyState& state);
 /// One holder less of an inherited or made parcel; the last one tells the server, and waits at most
-/// 2 s for it (ManagerLink::discard).
+/// some seconds for it (ManagerLink::discard), longer only where its queue of connections is full.
 void leave_parcel(void* parcel) noexcept;
 
 }  // namespace millrace::runtime

@@ -193,7 +193,7 @@ TEST_P(ManagerOwnFork, AnObjectThatIsGoneCannotBeSentX07) {
 
 using ManagerStopped = LeakCheck;
 
-// Who drops the last of a parcel waits 2 s at most for a server that was stopped.
+// Who drops the last of a parcel does not wait until a server that was stopped goes on.
 TEST_F(ManagerStopped, ADroppedParcelDoesNotWaitForAStoppedServer) {
   auto manager = Manager();
   const pid_t server = active_children().at(0).pid().value();
