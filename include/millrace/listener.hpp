@@ -37,7 +37,7 @@ struct ClientOptions {
   std::optional<std::string> family{};  ///< none: the address's
   std::optional<Bytes> authkey{};       ///< none: no challenge is expected
   bool legacy_md5 = true;               ///< false: HMAC-MD5 is neither accepted nor given
-  Timeout handshake_timeout = std::chrono::seconds(5);  ///< from being connected to being known
+  Timeout handshake_timeout = std::chrono::seconds(5);  ///< for room (AF_UNIX), then to be known
 };
 
 /// Waits for Clients. Move-only; its destructor is close(). Any thread may call anything, and
@@ -75,7 +75,7 @@ class Listener {
 /// Calls the Listener at an address, which may be CPython's. Blocks until both have proved their
 /// key. Throws ValueError as Listener does; std::system_error naming the address: ECONNREFUSED,
 /// ENOENT, ETIMEDOUT; AuthenticationError when either end has another key; EOFError when the
-/// Listener hangs up, TimeoutError when it says nothing for `.handshake_timeout`. Python: L07.
+/// Listener hangs up, TimeoutError when it has no room or is silent for `.handshake_timeout`. L07.
 Connection Client(const Address& address, const ClientOptions& options = {});
 
 /// Lets the peer prove that it has the key; the peer calls answer_challenge(). Blocks. Throws

@@ -1,6 +1,9 @@
 // Client, and the two halves of a handshake over any Connection.
+#include "runtime/channels/client.hpp"
+
 #include <poll.h>
 
+#include <algorithm>
 #include <array>
 #include <millrace/errors.hpp>
 #include <millrace/listener.hpp>
@@ -24,11 +27,11 @@ std::string about(const Handshake& handshake, const Address& address) {
 }
 
 // Until both have proved their key.
-SocketParts authenticate(Descriptor socket, const AuthKey& key, const Timeout& timeout,
+SocketParts authenticate(Descriptor socket, const AuthKey& key, Timeout::Clock::time_point deadline,
                          const Address& address) {
   static thread_local Patience patience;
   const shm::BlockingCall call;
-  Handshake handshake(std::move(socket), AuthExchange::Side::connecting, key, timeout.deadline());
+  Handshake handshake(std::move(socket), AuthExchange::Side::connecting, key, deadline);
   for (;;) {
     pollfd event{handshake.fd(), POLLIN, 0};
     switch (handshake.advance()) {
@@ -56,17 +59,24 @@ SocketParts authenticate(Descriptor socket, const AuthKey& key, const Timeout& t
 }
 
 }  // namespace
+
+Connection client_within(const Timeout& limit, const Address& address,
+                         const connection::ClientOptions& options) {
+  const Timeout::Clock::time_point end = limit.deadline();
+  const std::optional<AuthKey> key = auth_key(options.authkey, options.legacy_md5);
+  const Timeout::Clock::time_point room = std::min(end, options.handshake_timeout.deadline());
+  Descriptor socket = connect_to(address, options.family, {room, end});
+  if (!key) return socket_connection({std::move(socket), {}, {}});
+  const Timeout::Clock::time_point known = std::min(end, options.handshake_timeout.deadline());
+  return socket_connection(authenticate(std::move(socket), *key, known, address));
+}
+
 }  // namespace runtime
 
 namespace connection {
 
 Connection Client(const Address& address, const ClientOptions& options) {
-  const std::optional<runtime::AuthKey> key =
-      runtime::auth_key(options.authkey, options.legacy_md5);
-  runtime::Descriptor socket = runtime::connect_to(address, options.family);
-  if (!key) return runtime::socket_connection({std::move(socket), {}, {}});
-  return runtime::socket_connection(
-      runtime::authenticate(std::move(socket), *key, options.handshake_timeout, address));
+  return runtime::client_within({}, address, options);
 }
 
 void deliver_challenge(const Connection& connection, const Bytes& authkey) {

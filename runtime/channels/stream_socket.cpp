@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <millrace/errors.hpp>
 #include <system_error>
 
 #include "runtime/channels/address.hpp"
@@ -20,15 +21,15 @@ namespace {
 using connection::Address;
 using Clock = Timeout::Clock;
 
-constexpr auto kNever = Clock::time_point::max();
+constexpr int kLate = -1;  // in place of an errno: at a deadline
 // How soon a path whose listener has no room is tried again.
 constexpr auto kSoon = std::chrono::milliseconds(1);
 constexpr auto kLater = std::chrono::milliseconds(20);
 
-// Waits for a connection that is on its way; its errno.
-int wait_for(int socket, const shm::BlockingCall& call) {
+// Waits for a connection that is on its way; its errno, or kLate.
+int wait_for(int socket, const shm::BlockingCall& call, Clock::time_point deadline) {
   pollfd event{socket, POLLOUT, 0};
-  call.poll({&event, 1}, kNever);
+  if (call.poll({&event, 1}, deadline) == 0) return kLate;
   int error = 0;
   socklen_t size = sizeof error;
   if (::getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &size) != 0) return errno;
@@ -45,17 +46,20 @@ bool is_own_peer(int socket) noexcept {
          address_of(here) == address_of(there);
 }
 
-// 0 or an errno. The socket does not block: only so can SIGINT end the wait.
-int connect_once(int socket, const SystemAddress& to, const shm::BlockingCall& call) {
+// 0, an errno or kLate. The socket does not block: only so can SIGINT end the wait.
+int connect_once(int socket, const SystemAddress& to, const ConnectDeadlines& until) {
+  const shm::BlockingCall call;
   for (auto pause = kSoon;; pause = std::min(2 * pause, kLater)) {
     if (::connect(socket, to.get(), to.size) == 0) return 0;
     if (errno == EINPROGRESS || (errno == EINTR && to.family() != AF_UNIX)) {
-      return wait_for(socket, call);
+      return wait_for(socket, call, until.host);
     }
     if (errno == EINTR) continue;
     if (errno != EAGAIN || to.family() != AF_UNIX) return errno;
     // The listener's queue is full, and the kernel announces no room in it.
-    call.poll({}, Clock::now() + pause);
+    const Clock::time_point now = Clock::now();
+    if (now >= until.room) return kLate;
+    call.poll({}, std::min(now + pause, until.room));
   }
 }
 
@@ -72,6 +76,14 @@ const char* remedy(int error) {
   }
 }
 
+[[noreturn]] void give_up(const Address& address, int kind) {
+  const char* const why =
+      kind == AF_UNIX ? " has had no room in its queue of arrivals for the time of "
+                        ".handshake_timeout: is anybody in accept(), and is its .backlog enough?"
+                      : " does not answer";
+  throw TimeoutError("Client: the listener at " + address.repr() + why);
+}
+
 void set_blocking(int socket) {
   if (::fcntl(socket, F_SETFL, 0) != 0) {  // a new socket has no other flag
     throw std::system_error(errno, std::generic_category(), "Client: fcntl");
@@ -80,14 +92,15 @@ void set_blocking(int socket) {
 
 }  // namespace
 
-Descriptor connect_to(const Address& address, const std::optional<std::string>& family) {
+Descriptor connect_to(const Address& address, const std::optional<std::string>& family,
+                      const ConnectDeadlines& until) {
   const int kind = family_of(address, family);
-  const shm::BlockingCall call;
   int error = 0;
   for (const SystemAddress& each : resolve(address, kind)) {
     Descriptor socket(::socket(kind, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    error = socket.get() < 0 ? errno : connect_once(socket.get(), each, call);
+    error = socket.get() < 0 ? errno : connect_once(socket.get(), each, until);
     if (error == 0 && kind != AF_UNIX && is_own_peer(socket.get())) error = ECONNREFUSED;
+    if (error == kLate) give_up(address, kind);
     if (error != 0) continue;
     set_blocking(socket.get());
     if (kind != AF_UNIX) send_at_once(socket.get());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <millrace/address.hpp>
+#include <millrace/timeout.hpp>
 #include <optional>
 #include <string>
 
@@ -9,11 +10,20 @@
 
 namespace millrace::runtime {
 
+/// Until when connect_to() waits.
+struct ConnectDeadlines {
+  /// For room in the full queue of an AF_UNIX listener, for which the kernel itself has no limit.
+  Timeout::Clock::time_point room = Timeout::Clock::time_point::max();
+  /// For a host that does not answer; the kernel gives up after minutes.
+  Timeout::Clock::time_point host = Timeout::Clock::time_point::max();
+};
+
 /// A socket that is connected to the listener at `address`; a host's addresses are tried in turn.
-/// Blocks as long as the kernel tries. Throws ValueError, OverflowError as family_of() and
-/// resolve(), std::system_error naming the address (ECONNREFUSED, ENOENT, ETIMEDOUT, EACCES),
-/// KeyboardInterrupt.
-Descriptor connect_to(const connection::Address& address, const std::optional<std::string>& family);
+/// Blocks until then, a deadline, or as long as the kernel tries. Throws ValueError, OverflowError
+/// as family_of() and resolve(), std::system_error naming the address (ECONNREFUSED, ENOENT,
+/// ETIMEDOUT, EACCES), TimeoutError naming it at a deadline, KeyboardInterrupt.
+Descriptor connect_to(const connection::Address& address, const std::optional<std::string>& family,
+                      const ConnectDeadlines& until);
 
 /// Of AF_INET and AF_INET6, for AF_UNIX does so anyway: small messages go at once instead of
 /// waiting for others to go with. No error: it is a matter of speed.

@@ -97,22 +97,24 @@ void ManagerChannel::take_owed(Timeout limit) {
 // Through the line, or into `far`.
 std::span<const std::byte> ManagerChannel::receive(Bytes& far, Timeout limit) {
   if (line_.look(line_.advised()) && line_.take(taken_)) return taken_;
-  if (!limit.infinite() && !connection_.poll(limit)) {
+  if (!limit.infinite()) {
     owed_ = true;  // over the socket, as nobody looks at the line
     broken_ = false;
-    throw TimeoutError("a manager's server does not answer");
+    if (!connection_.poll(limit)) throw TimeoutError("a manager's server does not answer");
+    broken_ = true;
+    owed_ = false;
   }
   far = connection_.recv_bytes();
   return {far.data(), far.size()};
 }
 
-void ManagerChannel::open_line() {
+void ManagerChannel::open_line(Timeout limit) {
   ManagerLine line = ManagerLine::make();
   const std::uint64_t departed = line.depart();
   try {
-    returned(exchange(manager_request({}, "open_line", {Object(departed)})));
+    returned(exchange(manager_request({}, "open_line", {Object(departed)}), nullptr, limit));
   } catch (...) {
-    if (!broken_) ManagerLine::drop(departed);  // the server has refused it
+    if (!broken_ && !owed_) ManagerLine::drop(departed);  // the server has refused it
     throw;
   }
   line_ = std::move(line);

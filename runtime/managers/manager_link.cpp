@@ -10,6 +10,7 @@
 
 #include "runtime/base/own_pid.hpp"
 #include "runtime/base/random.hpp"
+#include "runtime/channels/client.hpp"
 #include "runtime/channels/program_proof.hpp"
 #include "runtime/managers/manager_wire.hpp"
 #include "runtime/process/child.hpp"
@@ -80,7 +81,10 @@ struct ForkedLinks {
         if (Channel open = channel.lock()) parents.push_back(std::move(open));
       }
       each->channels_.clear();
-      each->late_.clear();  // the parent tells the server
+      // The parent tells the server of parcels. Of what it still has of its own the child has as
+      // many, if the server has copied them.
+      const bool copied = each->for_child_ != nullptr;
+      std::erase_if(each->late_, [&](const auto& late) { return !copied || late.maker != 0; });
       parents.push_back(std::exchange(each->session_, std::move(each->for_child_)));
       each->client_ = each->child_ != 0 ? each->child_ : random_number();
       each->child_ = 0;
@@ -159,38 +163,38 @@ std::shared_ptr<ManagerLink> ManagerLink::to(const Target& target) {
 
 Connection ManagerLink::dial(Timeout limit) const {
   connection::ClientOptions options;
-  if (!limit.infinite()) options.handshake_timeout = limit;
   options.authkey = target_.authkey;
   options.legacy_md5 = target_.legacy_md5;
-  return connection::Client(target_.address, options);
+  return client_within(limit, target_.address, options);
 }
 
-Channel ManagerLink::open(std::uint64_t client, std::uint64_t parent) {
-  auto channel = std::make_shared<ManagerChannel>(dial());
+Channel ManagerLink::open(std::uint64_t client, std::uint64_t parent, Timeout limit) {
+  auto channel = std::make_shared<ManagerChannel>(dial(limit));
   const std::string ends = ends_seen_by_client(channel->fileno());
   const ManagerHello hello{program_proof("client", ends), client, parent, own_pid()};
   const Object reply = returned(channel->exchange(
-      manager_request({}, "accept_connection", {Object(text_of_hello(process_name(), hello))})));
+      manager_request({}, "accept_connection", {Object(text_of_hello(process_name(), hello))}),
+      nullptr, limit));
   const std::optional<std::string> proof = proof_in_reply(reply);
   if (!proof) {
     channel->peer(ManagerChannel::Peer::python);
   } else {
     const bool ours = proves_program(*proof, "server", ends);
     channel->peer(ours ? ManagerChannel::Peer::own_program : ManagerChannel::Peer::millrace);
-    if (ours) channel->open_line();
+    if (ours) channel->open_line(limit);
   }
   return channel;
 }
 
 // The session, made on first use; of a server of CPython's the channel by which that is known.
-Channel ManagerLink::session() {
+Channel ManagerLink::session(Timeout limit) {
   std::uint64_t client = 0;
   {
     const std::scoped_lock guard(links_mutex());
     if (session_ != nullptr && !session_->broken()) return session_;
     client = client_;
   }
-  Channel fresh = open(client, 0);
+  Channel fresh = open(client, 0, limit);
   const std::scoped_lock guard(links_mutex());
   if (session_ == nullptr || session_->broken()) {
     session_ = std::move(fresh);
@@ -203,10 +207,12 @@ Object ManagerLink::call_server(const char* function, std::vector<Object> argume
   const Channel channel = session();
   const Object request = manager_request({}, function, std::move(arguments));
   if (channel->peer() == ManagerChannel::Peer::python) {
+    tell_late(nullptr);
     return returned(ManagerChannel(dial()).exchange(request));
   }
   ManagerRequest encoded(*channel, request);  // what it refers to may ask this server
   const std::scoped_lock guard(channel->mutex);
+  tell_late(channel.get());
   return returned(channel->exchange(encoded));
 }
 
@@ -286,26 +292,20 @@ void ManagerLink::incref(const std::string& id) {
 }
 
 void ManagerLink::decref(const std::string& id) noexcept {
-  try {
-    bool last = false;
-    {
-      const std::scoped_lock guard(links_mutex());
-      const auto known = references_.find(id);
-      if (known == references_.end()) return;
-      if (--known->second == 0) references_.erase(known);
-      last = references_.empty();
-    }
-    if (ended_.load(std::memory_order_relaxed)) return;
-    call_server("decref", {Object(id)});
-    if (!last) return;
-    // The process has no more references: this thread's connection goes too, as in CPython.
-    if (!g_thread_ended && g_channels.by_link.contains(serial_)) {
-      const Channel mine = g_channels.by_link[serial_];
-      drop(mine);
-    }
-  } catch (...) {
-    static_cast<void>(0);  // the server has ended
+  bool last = false;
+  {
+    const std::scoped_lock guard(links_mutex());
+    const auto known = references_.find(id);
+    if (known == references_.end()) return;
+    if (--known->second == 0) references_.erase(known);
+    last = references_.empty();
   }
+  if (ended_.load(std::memory_order_relaxed)) return;  // a hint: nobody would answer
+  give_back(id, 0);
+  if (!last || g_thread_ended) return;
+  // The process has no more references: this thread's connection goes too, as in CPython.
+  const auto mine = g_channels.by_link.find(serial_);
+  if (mine != g_channels.by_link.end()) drop(Channel(mine->second));
 }
 
 void ManagerLink::shut_down() noexcept {

@@ -27,6 +27,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -80,8 +81,10 @@ class ManagerChannel {
   ManagerReply exchange(ManagerRequest& request, ManagerLink* link = nullptr, Timeout limit = {});
   /// Before an exchange(): takes what the one before was owed. TimeoutError.
   void take_owed(Timeout limit);
+  /// The last request was sent, but its reply not taken yet.
+  [[nodiscard]] bool owes() const noexcept { return owed_; }
   /// Lets frames go through shared memory; of a server of this program.
-  void open_line();
+  void open_line(Timeout limit = {});
   /// In a forked child, of the parent's.
   void forget_line() noexcept { line_ = {}; }
   [[nodiscard]] bool broken() const noexcept { return broken_; }
@@ -92,7 +95,7 @@ class ManagerChannel {
   [[nodiscard]] Peer peer() const noexcept { return peer_; }
   void peer(Peer peer) noexcept { peer_ = peer; }
 
-  std::mutex mutex;  // of a session, which threads share
+  std::timed_mutex mutex;  // of a session, which threads share
 
   // Of a thread's: it is used, or idle and may be taken away by another thread.
   /// Its thread begins a call. False: it has been taken away.
@@ -148,15 +151,17 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   /// This process has one reference more, which the server knows of already, or is told of.
   void adopt(const std::string& id);
   void incref(const std::string& id);
-  /// One less. Never throws: a server that has ended has no references.
+  /// One less. Never throws: a server that has ended has no references. One that does not answer is
+  /// waited for as by discard().
   void decref(const std::string& id) noexcept;
   /// The server keeps the object for a parcel that this process makes: the number by which anyone
   /// gives that back; 0 when it has been shut down. An exception: it does not. From now on the link
   /// lives until it is shut down or the server hangs up: with its session such references would go.
   std::uint64_t depart(const std::string& id);
   /// Gives back what depart() in some process has kept. Never throws, as decref(). A server that
-  /// was stopped is waited for 1 s at each step (not to connect, if its queue is full), and then
-  /// told with a later discard(), or by the maker's end.
+  /// was stopped is waited for 1 s at each step, and then told before the next call_server(), with
+  /// a later decref() or discard() when 10 s have passed, or by the maker's end. A
+  /// KeyboardInterrupt meanwhile is left to the next call that waits.
   void discard(const std::string& id, std::uint64_t maker) noexcept;
   /// The server has been told to end: nothing is sent any more, connections are closed.
   void shut_down() noexcept;
@@ -165,10 +170,22 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   friend struct ForkedLinks;
   using Channel = std::shared_ptr<ManagerChannel>;
 
+  // What is to be given back: a parcel's reference, by its maker's number, or (0) one of this
+  // process's own.
+  struct Dropped {
+    std::string id;
+    std::uint64_t maker;
+  };
+  enum class Heard { yes, later, over };
+
   Connection dial(Timeout limit = {}) const;
-  Channel open(std::uint64_t client, std::uint64_t parent);
-  Channel session();
-  bool tell(const std::string& id, std::uint64_t maker);
+  Channel open(std::uint64_t client, std::uint64_t parent, Timeout limit = {});
+  Channel session(Timeout limit = {});
+  void give_back(const std::string& id, std::uint64_t maker) noexcept;
+  Heard tell(const Dropped& dropped) noexcept;
+  void tell_own(const Dropped& dropped, bool& sent);
+  void tell_makers(const Dropped& dropped, bool& sent);
+  void tell_late(ManagerChannel* session);
   Channel thread_channel();
   Channel superfluous();
   void drop(const Channel& channel) noexcept;
@@ -182,12 +199,15 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   Channel session_;
   std::vector<std::weak_ptr<ManagerChannel>> channels_;
   std::unordered_map<std::string, std::uint64_t> references_;
-  std::vector<std::pair<std::string, std::uint64_t>> late_;  // discards not sent yet
-  Timeout::Clock::time_point silent_until_{};                // until then none is tried
-  std::shared_ptr<ManagerLink> kept_;  // itself, by depart(); a forked child has none
-  Channel for_child_;                  // between a fork's beginning and its end
+  std::vector<Dropped> late_;                  // not told yet
+  Timeout::Clock::time_point silent_until_{};  // until then none is tried
+  std::shared_ptr<ManagerLink> kept_;          // itself, by depart(); a forked child has none
+  Channel for_child_;                          // between a fork's beginning and its end
   std::uint64_t child_ = 0;
 };
+
+/// What a server that has ended is heard by.
+bool says_ended(const std::system_error& error) noexcept;
 
 /// The lock of all links; no call to a server is made under it. Held across every fork().
 std::mutex& links_mutex();

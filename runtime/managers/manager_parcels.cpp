@@ -1,23 +1,52 @@
-// What a link tells its server of parcels (manager_travel.hpp).
+// What a link tells its server of references that it drops, and of those of parcels
+// (manager_travel.hpp).
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <millrace/errors.hpp>
+#include <new>
 #include <system_error>
 #include <utility>
 
 #include "runtime/managers/manager_link.hpp"
 #include "runtime/managers/manager_wire.hpp"
+#include "shm/interrupt.hpp"
 
 namespace millrace::runtime {
 
 namespace {
 
-// What a destructor waits for a server that was stopped: to connect, and for a reply. And how long
-// it then does without.
+// What a destructor waits for a server that was stopped: to connect, for other threads' calls, and
+// for a reply. And how long it then does without.
 constexpr std::chrono::seconds kTellLimit{1};
 constexpr std::chrono::seconds kSilence{10};
 
+// A parcel's reference, by its maker's number; one of the asking process, if that is 0.
+Object request_for(const std::string& id, std::uint64_t maker) {
+  if (maker == 0) return manager_request({}, "decref", {Object(id)});
+  return manager_request({}, "discard", {Object(id), Object(hex_of(maker))});
+}
+
+// The reply's kind. `sent`: also when the reply does not come.
+std::string ask(ManagerChannel& channel, const Object& request, bool& sent) {
+  channel.take_owed(kTellLimit);
+  try {
+    std::string kind = channel.exchange(request, nullptr, kTellLimit).kind;
+    sent = true;
+    return kind;
+  } catch (...) {
+    sent = channel.owes();
+    throw;
+  }
+}
+
 }  // namespace
+
+bool says_ended(const std::system_error& error) noexcept {
+  const int code = error.code().value();
+  return code == ECONNREFUSED || code == ENOENT || code == EPIPE || code == ECONNRESET ||
+         code == EIO;
+}
 
 std::uint64_t ManagerLink::depart(const std::string& id) {
   if (ended_.load(std::memory_order_relaxed)) return 0;  // a hint, as in call_object()
@@ -43,57 +72,110 @@ std::uint64_t ManagerLink::depart(const std::string& id) {
 }
 
 void ManagerLink::discard(const std::string& id, std::uint64_t maker) noexcept {
+  if (ended_.load(std::memory_order_relaxed)) return;  // a hint: nobody would answer
+  give_back(id, maker);
+}
+
+void ManagerLink::give_back(const std::string& id, std::uint64_t maker) noexcept {
   try {
-    if (ended_.load(std::memory_order_relaxed)) return;  // a hint: nobody would answer
-    std::vector<std::pair<std::string, std::uint64_t>> late;
+    std::vector<Dropped> late;
     {
       const std::scoped_lock guard(links_mutex());
-      late_.emplace_back(id, maker);
+      late_.push_back({id, maker});
       if (Timeout::Clock::now() < silent_until_) return;
       late.swap(late_);
     }
-    while (!late.empty() && tell(late.back().first, late.back().second)) late.pop_back();
+    while (!late.empty()) {
+      const Heard heard = tell(late.back());
+      if (heard == Heard::over) return;
+      if (heard == Heard::later) break;
+      late.pop_back();
+    }
     if (late.empty()) return;
     const std::scoped_lock guard(links_mutex());
     late_.insert(late_.end(), late.begin(), late.end());
-  } catch (...) {
-    static_cast<void>(0);  // the server has ended
+  } catch (const std::bad_alloc&) {
+    static_cast<void>(0);  // it goes with its maker, or this process
   }
 }
 
-// False when the server is silent, and will not hear of it.
-bool ManagerLink::tell(const std::string& id, std::uint64_t maker) {
-  const Object request = manager_request({}, "discard", {Object(id), Object(hex_of(maker))});
+// Later: it was not sent. Over: the server has ended, and has nothing to be given back to.
+ManagerLink::Heard ManagerLink::tell(const Dropped& dropped) noexcept {
+  bool sent = false;
+  try {
+    dropped.maker == 0 ? tell_own(dropped, sent) : tell_makers(dropped, sent);
+    return Heard::yes;
+  } catch (const TimeoutError&) {
+    const std::scoped_lock guard(links_mutex());
+    silent_until_ = Timeout::Clock::now() + kSilence;
+  } catch (const KeyboardInterrupt&) {
+    // A destructor cannot throw it: the next call that waits does. False: there is another one.
+    static_cast<void>(shm::request_interrupt());
+  } catch (const AuthenticationError&) {
+    return Heard::over;  // another server is there now
+  } catch (const std::system_error& error) {
+    if (says_ended(error)) return Heard::over;
+  } catch (...) {
+    static_cast<void>(0);  // no memory; or the end of file, behind which the next is refused
+  }
+  return sent ? Heard::yes : Heard::later;
+}
+
+void ManagerLink::tell_own(const Dropped& dropped, bool& sent) {
+  const Object request = request_for(dropped.id, 0);
+  const Channel channel = session(kTellLimit);
+  if (channel->peer() == ManagerChannel::Peer::python) {
+    ManagerChannel alone(dial(kTellLimit));
+    ask(alone, request, sent);
+    return;
+  }
+  const std::unique_lock guard(channel->mutex, kTellLimit);
+  if (!guard) throw TimeoutError("a manager's server makes an object, or does not answer");
+  ask(*channel, request, sent);
+}
+
+void ManagerLink::tell_makers(const Dropped& dropped, bool& sent) {
   Channel channel;
   {
     const std::scoped_lock guard(links_mutex());
     if (session_ != nullptr && !session_->broken()) channel = session_;
   }
-  bool sent = false;
-  try {
-    const bool python = channel != nullptr && channel->peer() == ManagerChannel::Peer::python;
-    if (channel != nullptr && !python) {
-      const std::unique_lock guard(channel->mutex, std::try_to_lock);
-      if (guard) {  // else it may be waiting long, for an object to be made
-        channel->take_owed(kTellLimit);
-        sent = true;
-        channel->exchange(request, nullptr, kTellLimit);
-        return true;
-      }
+  const Object request = request_for(dropped.id, dropped.maker);
+  const bool python = channel != nullptr && channel->peer() == ManagerChannel::Peer::python;
+  if (channel != nullptr && !python) {
+    const std::unique_lock guard(channel->mutex, std::try_to_lock);
+    if (guard) {  // else it may be waiting long, for an object to be made
+      ask(*channel, request, sent);
+      return;
     }
-    // As a client of its own, who asks one thing; of CPython's, which has no parcels, for another.
-    ManagerChannel alone(dial(kTellLimit));
-    sent = true;
-    const bool heard = !python && alone.exchange(request, nullptr, kTellLimit).kind == "#RETURN";
-    if (heard || (channel != nullptr && !python)) return true;
-    ManagerChannel other(dial(kTellLimit));
-    other.exchange(manager_request({}, "decref", {Object(id)}), nullptr, kTellLimit);
-  } catch (const TimeoutError&) {
-    const std::scoped_lock guard(links_mutex());
-    silent_until_ = Timeout::Clock::now() + kSilence;
-    return sent;
   }
-  return true;
+  // As a client of its own, who asks one thing; of CPython's, which has no parcels, for another.
+  if (!python) {
+    ManagerChannel alone(dial(kTellLimit));
+    if (ask(alone, request, sent) == "#RETURN" || channel != nullptr) return;
+  }
+  ManagerChannel other(dial(kTellLimit));
+  ask(other, request_for(dropped.id, 0), sent);
+}
+
+// In front of a call, which waits anyway, and may count the objects. By the session, whose mutex
+// the caller has; null: of a server of CPython's.
+void ManagerLink::tell_late(ManagerChannel* session) {
+  for (;;) {
+    Dropped late;
+    {
+      const std::scoped_lock guard(links_mutex());
+      if (late_.empty()) return;
+      late = std::move(late_.back());
+      late_.pop_back();
+      silent_until_ = {};
+    }
+    if (session != nullptr) {
+      session->exchange(request_for(late.id, late.maker));
+    } else {
+      ManagerChannel(dial()).exchange(request_for(late.id, 0));
+    }
+  }
 }
 
 }  // namespace millrace::runtime

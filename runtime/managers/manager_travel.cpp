@@ -1,7 +1,6 @@
 #include "runtime/managers/manager_travel.hpp"
 
 #include <atomic>
-#include <cerrno>
 #include <cstring>
 #include <millrace/errors.hpp>
 #include <optional>
@@ -87,13 +86,6 @@ Parts parts_in(void* payload) {
 void join_parcel(void* payload) noexcept {
   // relaxed: whoever adds a holder is one, or has the state that is one
   parcel_at(payload).holders.fetch_add(1, std::memory_order_relaxed);
-}
-
-// What a server that has ended is heard by.
-bool says_ended(const std::system_error& error) noexcept {
-  const int code = error.code().value();
-  return code == ECONNREFUSED || code == ENOENT || code == EPIPE || code == ECONNRESET ||
-         code == EIO;
 }
 
 // 0 when the server has ended: who opens the parcel will be told.

@@ -63,6 +63,25 @@ TEST_F(ListenerTest, CarriesValuesBothWaysAndIsClosedAtItsEnd) {
   }
 }
 
+// **beyond** Python, where it waits for ever: the kernel has no limit for AF_UNIX.
+TEST_F(ListenerTest, AClientGivesUpOnAListenerWhoseQueueIsFullL07) {
+  const Listener listener({.backlog = 1});
+  std::vector<Connection> waiting;
+  for (bool full = false; !full;) {
+    try {
+      waiting.push_back(Client(listener.address(), {.handshake_timeout = milliseconds(20)}));
+      ASSERT_LT(waiting.size(), 16U);
+    } catch (const TimeoutError& error) {
+      full = true;
+      EXPECT_NE(std::string(error.what()).find(listener.address().repr()), std::string::npos)
+          << error.what();
+    }
+  }
+  auto late = call(listener.address(), {.handshake_timeout = kPatient});
+  for (std::size_t i = 0; i <= waiting.size(); ++i) (void)listener.accept();
+  (void)late.get();
+}
+
 // _TestListenerClient.test_listener_client, L02, L07
 TEST_F(ListenerTest, AChildProcessIsAClient) {
   const Listener listener;

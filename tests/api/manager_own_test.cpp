@@ -6,6 +6,7 @@
 #include <chrono>
 #include <millrace/arena.hpp>
 #include <millrace/connection.hpp>
+#include <millrace/interrupt.hpp>
 #include <millrace/listener.hpp>
 #include <millrace/managers.hpp>
 #include <millrace/queues.hpp>
@@ -203,9 +204,42 @@ TEST_F(ManagerStopped, ADroppedParcelDoesNotWaitForAStoppedServer) {
     ASSERT_EQ(::kill(server, SIGSTOP), 0);
   }
   ASSERT_EQ(::kill(server, SIGCONT), 0);
-  EXPECT_LT(manager.number_of_objects(), 3U);  // the first one was sent, and waited for it
+  EXPECT_EQ(manager.number_of_objects(), 0U);  // what was not sent went in front of it
   const auto list = manager.list({1});
   EXPECT_EQ(list.at(0), 1);
+}
+
+// Nor who drops a proxy, and whoever asks next counts none of them.
+TEST_F(ManagerStopped, ADroppedProxyDoesNotWaitForAStoppedServerX07) {
+  auto manager = Manager();
+  const pid_t server = active_children().at(0).pid().value();
+  std::vector<ListProxy> lists;
+  for (int i = 0; i < 3; ++i) lists.push_back(manager.list());
+  ASSERT_EQ(::kill(server, SIGSTOP), 0);
+  lists.clear();
+  ASSERT_EQ(::kill(server, SIGCONT), 0);
+  EXPECT_EQ(manager.number_of_objects(), 0U);
+}
+
+// A destructor that waits meanwhile cannot throw it.
+TEST_F(ManagerStopped, AnInterruptInADestructorIsTheNextCallsX07S35) {
+  Process process([] {
+    install_sigint();
+    auto manager = Manager();
+    const pid_t server = active_children().at(0).pid().value();
+    std::optional<ListProxy> list(manager.list());
+    EXPECT_EQ(::kill(server, SIGSTOP), 0);
+    EXPECT_EQ(::raise(SIGINT), 0);
+    list.reset();
+    EXPECT_EQ(::kill(server, SIGCONT), 0);
+    const auto ends = Pipe();
+    EXPECT_THROW((void)ends.first.poll(std::chrono::hours(1)), KeyboardInterrupt);
+    EXPECT_EQ(manager.number_of_objects(), 0U);
+    if (HasFailure()) throw SystemExit(1);
+  });
+  process.start();
+  process.join();
+  EXPECT_EQ(process.exitcode(), 0);
 }
 
 }  // namespace
