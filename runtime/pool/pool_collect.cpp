@@ -84,6 +84,7 @@ bool ProcessPool::collect(Lane& lane) {
 
 // A worker has replied.
 void ProcessPool::settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::uint64_t state) {
+  if (ticket.dealt) take_back(ticket, slot);  // one that threw left the rest
   const JobPtr job = std::move(ticket.job);
   const std::byte* data = slot.bytes;
   std::size_t size = slot.size & kSizeMask;
@@ -146,7 +147,10 @@ void ProcessPool::complete_jobs(Lock& lock) {
   while (!completed_.empty()) {
     JobPtr job = std::move(completed_.back());
     completed_.pop_back();
-    std::erase(jobs_, job);
+    if (const auto at = std::ranges::find(jobs_, job); at != jobs_.end()) {
+      at->reset();
+      spare_nodes_.splice(spare_nodes_.begin(), jobs_, at);
+    }
     if (job->ends_silently()) {
       end_job(*job);
       continue;
@@ -174,6 +178,10 @@ void ProcessPool::complete_jobs(Lock& lock) {
 // With the lock: lets the waiters of a job go.
 void ProcessPool::end_job(Job& job) {
   job.done_ = true;
+  if (dealing_ == &job) {
+    dealing_ = nullptr;
+    dealt_since_ = 0;
+  }
   job.log_.reset();
   put_away(job);
   if (job.settings_.asynchronous) --asynchronous_;

@@ -26,6 +26,10 @@ constexpr std::uint64_t kReadSlice = 200;
 void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
   check_owner();
   Lock lock(mutex_);
+  submit(lock, std::move(job), context);
+}
+
+void ProcessPool::submit(Lock& lock, JobPtr job, std::span<const std::byte> context) {
   if (state_ != State::run) throw ValueError("Pool not running");
   if (broken_) std::rethrow_exception(broken_);
   job->id_ = next_job_id_++;
@@ -43,7 +47,9 @@ void ProcessPool::submit(JobPtr job, std::span<const std::byte> context) {
   const auto behind = std::ranges::find_if(jobs_, [&job](const JobPtr& other) {
     return other->settings_.priority < job->settings_.priority;
   });
-  jobs_.insert(behind, std::move(job));
+  if (spare_nodes_.empty()) spare_nodes_.emplace_back();
+  spare_nodes_.front() = std::move(job);
+  jobs_.splice(behind, spare_nodes_, spare_nodes_.begin());
   const bool blocked = !asynchronous && !caller_feeds;
   JobPtr only = jobs_.size() == 1 ? jobs_.front() : nullptr;
   feed(lock);
@@ -247,6 +253,8 @@ bool ProcessPool::feed_one(const JobPtr& job, Lane& lane) {
     bytes_out_ += block.capacity;
   }
   if (piece.starts_chunk) size |= kWhole;
+  ticket.dealt = job.get() == dealing_;
+  if (ticket.dealt) size |= kDealt;
   if (!job->settings_.timeout.infinite()) {
     size |= kTimed;
     ticket.timed = true;

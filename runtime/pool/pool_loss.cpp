@@ -90,6 +90,10 @@ bool ProcessPool::handle_deaths() {
       const std::uint32_t owner = TaskState::owner(state);
       if (TaskState::tag(state) != TaskTag::running || !table.is_dead(owner)) continue;
       if (!TaskRing::take_away(slot, state)) continue;
+      if (Ticket& ticket = lane->tickets[index]; ticket.dealt) {
+        take_back(ticket, slot);
+        keep_running_chunk(ticket);
+      }
       const Piece piece = lane->tickets[index].piece;
       if (trace_) trace_loss(owner, piece);
       lose(*lane, index, loss_of(owner, piece.first, piece.first + piece.count - 1), true);

@@ -29,7 +29,8 @@ using TaskRing = shm::BasicTaskRing<kTaskSlots>;
 inline constexpr std::uint32_t kFar = 1U << 31;    ///< `bytes` holds a Far, not the payload
 inline constexpr std::uint32_t kTimed = 1U << 30;  ///< the worker notes when it began
 inline constexpr std::uint32_t kWhole = 1U << 29;  ///< counts as a task (maxtasksperchild)
-inline constexpr std::uint32_t kSizeMask = kWhole - 1;
+inline constexpr std::uint32_t kDealt = 1U << 28;  ///< `bytes` holds a RangeTask with its cursor
+inline constexpr std::uint32_t kSizeMask = kDealt - 1;
 
 /// A payload or reply that does not fit into its slot.
 struct Far {

@@ -97,6 +97,10 @@ bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
       carriers_ += carries;
     }
     if (listening_) {
+      if (dealt_since_ != 0 && dealing_ == &job) {  // nobody else looks after that
+        deal_again(lock);
+        continue;
+      }
       if (collector_listens_) shared_->bell.rouse();  // ours is the shorter way
       wake_owed();
       ++sleepers_;
@@ -173,6 +177,7 @@ ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_poin
   Watch watch{.job = job,
               .deadline = deadline,
               .owed = owed,
+              .dealt = job == dealing_ ? dealt_since_ : 0,
               .load = now,
               .copies = copies,
               .grace = spinning > owed};
@@ -189,14 +194,16 @@ void ProcessPool::wake(Watch& watch) {
 }
 
 // Without the lock: spins while every process of the pool can have a cpu of its own, then gives the
-// cpu away twice. True when something has arrived.
+// cpu away twice. True when something has arrived, or is to be done about chunks that were dealt.
 bool ProcessPool::spin(Watch& watch) {
   const std::uint64_t start = shm::ticks();
   const std::uint64_t us = shm::ticks_per_us();
   std::uint64_t budget = shared_->spin_ns.load(std::memory_order_relaxed) * us / 1000;
   if (watch.copies) budget = std::max(budget, kCarryPause * us);
   for (std::uint64_t spun = 0; spun <= budget; spun = shm::ticks() - start) {
-    if (!may_spin(*shared_) && !(watch.grace && spun < kGrace * us)) break;
+    const bool grace = watch.grace || watch.dealt != 0;
+    if (!may_spin(*shared_) && !(grace && spun < kGrace * us)) break;
+    if (watch.dealt != 0 && start + spun - watch.dealt > kPatience * us) break;
     // Short tasks are done by the workers that spin before another could be woken.
     if (watch.owed != 0 && spun > kPatience * us) wake(watch);
     if (watch.woke) ::sched_yield();  // who was woken may have been put on this cpu
@@ -205,6 +212,10 @@ bool ProcessPool::spin(Watch& watch) {
       shm::cpu_relax();
     }
     if (anything_arrived(watch.job)) break;
+  }
+  if (watch.dealt != 0) {
+    watch.late = !something_arrived(watch.job);
+    return true;
   }
   if (watch.owed != 0) wake(watch);
   if (anything_arrived(watch.job)) return true;
@@ -230,6 +241,7 @@ void ProcessPool::listen(Lock& lock, const Job* job, Clock::time_point deadline)
   lock.lock();
   listening_ = false;
   owed_wakes_ += watch.owed;  // whether they are needed is seen at the next look
+  if (watch.late && job == dealing_) deal_again(lock);
 }
 
 // Sleeps until the bell rings, or a slice of time; as futex_wait() returns.

@@ -84,6 +84,7 @@ class ProcessPool final : public PoolCore {
     std::uint64_t position = 0;     ///< in the ring
     std::uint32_t quarantined = 0;  ///< worker that may still write here; 0: none
     bool out = false;
+    bool dealt = false;                            ///< several chunks, see small_range.cpp
     bool timed = false;                            ///< counted in timed_out_
     Clock::time_point seen_running{};              ///< timed: when that was first noticed
     std::byte kept[TaskRing::Slot::kInlineBytes];  ///< the payload, where it is needed again
@@ -123,16 +124,19 @@ class ProcessPool final : public PoolCore {
   struct Watch {
     const Job* job = nullptr;  ///< it waits for; nullptr: the collector
     Clock::time_point deadline;
-    std::size_t owed = 0;  ///< tasks for which nobody was woken yet
-    Load load;             ///< when it began to listen; older only wakes one more or one less
-    bool copies = false;   ///< the thread carries the job's bytes to the workers
-    bool grace = false;    ///< workers without work are about to leave their cpus
-    bool woke = false;     ///< somebody has been woken meanwhile
+    std::size_t owed = 0;     ///< tasks for which nobody was woken yet
+    std::uint64_t dealt = 0;  ///< ticks when chunks of the job were dealt, 0: none were
+    Load load;                ///< when it began to listen; older only wakes one more or one less
+    bool copies = false;      ///< the thread carries the job's bytes to the workers
+    bool grace = false;       ///< workers without work are about to leave their cpus
+    bool woke = false;        ///< somebody has been woken meanwhile
+    bool late = false;        ///< what was dealt was not done soon
   };
 
   /// A range job in progress.
   struct Range;
   class RangeJobFront;
+  class SmallRange;
 
   // process_pool.cpp: making and ending.
   void plan_workers(const PoolOptions& options);
@@ -148,6 +152,7 @@ class ProcessPool final : public PoolCore {
   void write_trace() noexcept;
 
   // pool_feed.cpp: handing out.
+  void submit(Lock& lock, JobPtr job, std::span<const std::byte> context);
   bool feed(Lock& lock);
   std::size_t feed_round();
   bool read_sources(Lock& lock);
@@ -214,8 +219,14 @@ class ProcessPool final : public PoolCore {
   void start_collector();
   void collector_loop();
 
-  // pool_range.cpp
+  // small_range.cpp
   void run_small_range(const RangeCall& call);
+  std::size_t hands(const Job& job, std::uint64_t chunks);
+  static void take_back(Ticket& ticket, TaskRing::Slot& slot);
+  static void keep_running_chunk(Ticket& ticket);
+  void deal_again(Lock& lock);
+
+  // pool_range.cpp
   Range* take_record(Lock& lock, std::uint64_t chunks);
   [[nodiscard]] bool inside_record(int index) const;
   void kill_runners(const Range& range);
@@ -251,6 +262,8 @@ class ProcessPool final : public PoolCore {
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::vector<int> seat_shares_;              ///< workers per node, for range jobs
   std::list<JobPtr> jobs_;                    ///< not completed, by priority, then in turn
+  std::list<JobPtr> spare_nodes_;             ///< of jobs_, empty: a small call allocates little
+  JobPtr spare_small_;                        ///< a SmallRange that has ended well
   std::vector<std::uintptr_t> in_callbacks_;  ///< threads that run callbacks of ended jobs
   std::vector<JobPtr> completed_;             ///< their callbacks have not run yet
   std::vector<std::unique_ptr<Range>> ranges_;
@@ -259,7 +272,9 @@ class ProcessPool final : public PoolCore {
   std::size_t bytes_out_ = 0;
   std::size_t timed_out_ = 0;  ///< tickets out that have a timeout
   std::size_t timed_ranges_ = 0;
-  std::size_t owed_wakes_ = 0;  ///< tasks published for which nobody was woken yet
+  std::size_t owed_wakes_ = 0;     ///< tasks published for which nobody was woken yet
+  const Job* dealing_ = nullptr;   ///< its tasks may hold several chunks
+  std::uint64_t dealt_since_ = 0;  ///< ticks when they were handed out; 0: none holds several now
   std::uint64_t next_job_id_ = 1;
   std::uint64_t seen_completed_ = 0;
   int carriers_ = 0;  ///< threads in wait() that carry their job's bytes to the workers

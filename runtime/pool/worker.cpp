@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "runtime/base/exceptions.hpp"
 #include "runtime/base/throw_trace.hpp"
 #include "runtime/pool/parent_memory.hpp"
+#include "runtime/pool/range_task.hpp"
 #include "runtime/pool/worker_process.hpp"
 #include "runtime/process/child.hpp"
 #include "sched/binding.hpp"
@@ -27,6 +29,11 @@ namespace {
 using shm::TaskTag;
 
 constexpr std::uint64_t kShortTask = 2;  // microseconds
+
+// Bytes of the slot that a reply may take: the parent may look at the cursor of dealt chunks still.
+std::size_t inline_room(std::uint32_t flags) {
+  return (flags & kDealt) != 0 ? offsetof(RangeTask, cursor) : TaskRing::Slot::kInlineBytes;
+}
 
 std::byte* take_room(TaskCall& call, std::size_t bytes) {
   auto& task = static_cast<RunningTask&>(call);
@@ -151,6 +158,7 @@ void Worker::execute(TaskRing::Slot& task, int rank) {
   std::uint32_t reply_size = 0;
   const TaskTag tag = answer(task, running, call(task, running), reply_size);
   const std::size_t bytes = running.room_used != 0 ? running.room_used : out_.size();
+  const std::uint64_t chunks = (flags & kDealt) != 0 ? ChunkCursor(task.bytes).begun() : 1;
   task.size = reply_size;
   if (trace_ != nullptr) trace_task(task, rank, began);
   if (!TaskRing::finish(task, self_, tag)) await_end();
@@ -162,7 +170,7 @@ void Worker::execute(TaskRing::Slot& task, int rank) {
                         std::memory_order_release);
   bump(slot_.steals[std::min(rank, 7)], 1);
   bump(slot_.bytes, size + bytes);
-  count_task((flags & kWhole) != 0);
+  count_task((flags & kWhole) != 0, chunks);
   replied_ = true;
   if (pool_.eager.load(std::memory_order_relaxed) != 0) tell_parent();
 }
@@ -187,7 +195,7 @@ void Worker::reply(TaskRing::Slot& task, const RunningTask& running, std::uint32
     const Far far{running.room, running.room_used, 0};
     std::memcpy(task.bytes, &far, sizeof far);
     size = kFar;
-  } else if (out_.size() <= TaskRing::Slot::kInlineBytes) {
+  } else if (out_.size() <= inline_room(task.size)) {
     std::memcpy(task.bytes, out_.data(), out_.size());
     size = static_cast<std::uint32_t>(out_.size());
     if (out_.block() != nullptr) shm::Arena::instance().deallocate(out_.block());
@@ -203,8 +211,8 @@ void Worker::reply(TaskRing::Slot& task, const RunningTask& running, std::uint32
   }
 }
 
-void Worker::count_task(bool whole) {
-  bump(slot_.tasks, 1);
+void Worker::count_task(bool whole, std::uint64_t chunks) {
+  bump(slot_.tasks, chunks);
   const std::uint64_t now = shm::ticks();
   bump(slot_.busy_ticks, now - last_ticks_);
   long_tasks_ = now - last_ticks_ > kShortTask * shm::ticks_per_us();

@@ -109,7 +109,7 @@ class Worker {
   void sleep();
   void note_wake() noexcept;
   void set_idle_bit(bool idle) noexcept;
-  void count_task(bool whole);
+  void count_task(bool whole, std::uint64_t chunks);
   void tell_parent() noexcept { pool_.bell.notify_all(); }
 
   [[noreturn]] static void await_end() {

@@ -88,6 +88,30 @@ TEST_P(PoolLoss, ATaskThatEndsItsWorkerIsWorkerLost) {
   EXPECT_EQ(pool.map(square, numbers(50), 1), apply_here(square, numbers(50)));
 }
 
+// of several chunks that were one worker's the one it ran is lost, the others run once each
+TEST_P(PoolLoss, OfAFewChunksOneIsLostWithItsWorker) {
+  mp::Pool pool(workers());
+  const auto chunks = static_cast<std::size_t>(2 * workers() - 1);
+  const mp::shared_array<int> hits(2 * chunks);
+  for (std::size_t bad = 0; bad < chunks; ++bad) {
+    for (int i = 0; i < 20; ++i) {
+      pool.parallel_for(2 * chunks, [hits](std::size_t k) { hits[k] = 0; }, {.chunksize = 2});
+    }
+    const auto lost = loss_of([&] {
+      pool.parallel_for(2 * chunks,
+                        [hits, bad](std::size_t i) {
+                          ++hits[i];
+                          if (i == 2 * bad + 1) ::_exit(8);
+                        },
+                        {.chunksize = 2});
+    });
+    EXPECT_EQ(lost.exitcode(), 8);
+    EXPECT_EQ(lost.first(), 2 * bad);
+    EXPECT_EQ(lost.last(), 2 * bad + 1);
+    EXPECT_EQ(std::ranges::count(hits, 1), static_cast<std::ptrdiff_t>(2 * chunks)) << bad;
+  }
+}
+
 // O20: what ends a task ends nothing else, and the error names item, worker and signal
 TEST_P(PoolLoss, TheErrorNamesItemWorkerAndSignal) {
   mp::Pool pool(workers());

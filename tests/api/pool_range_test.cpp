@@ -202,6 +202,59 @@ TEST_P(PoolRange, AnErrorDoesNotStopTheRest) {
   pool.parallel_for(100, [hits](std::size_t i) { hits[i] = 1; });
 }
 
+// fewer than two chunks a worker are dealt to those awake, which keep none from the others
+TEST_F(PoolTest, AFewChunksMayWaitForEachOther) {
+  mp::Pool pool(3);
+  for (const int chunks : {2, 3}) {
+    for (int round = 0; round < 30; ++round) {
+      for (int i = 0; i < 3; ++i) pool.parallel_for(5, [](std::size_t) {});
+      const Gate gate;
+      pool.parallel_for(static_cast<std::size_t>(chunks), [gate, chunks](std::size_t) {
+        gate.arrive();
+        while (gate.arrived() < chunks) ::usleep(50);
+      });
+      ASSERT_EQ(gate.arrived(), chunks);
+    }
+  }
+}
+
+TEST_P(PoolRange, OneOfAFewChunksThatThrowsLeavesTheRest) {
+  mp::Pool pool(workers());
+  const auto chunks = static_cast<std::size_t>(2 * workers() - 1);
+  const mp::shared_array<int> hits(2 * chunks);
+  for (std::size_t bad = 0; bad < 2 * chunks; ++bad) {
+    for (int i = 0; i < 3; ++i) {
+      pool.parallel_for(2 * chunks, [hits](std::size_t k) { hits[k] = 0; }, {.chunksize = 2});
+    }
+    const auto fail = [hits, bad](std::size_t i) {
+      ++hits[i];
+      if (i == bad) throw mp::KeyError("bad");
+    };
+    EXPECT_THROW(pool.parallel_for(2 * chunks, fail, {.chunksize = 2}), mp::KeyError);
+    for (std::size_t i = 0; i < 2 * chunks; ++i) {  // but of its own chunk what comes behind
+      ASSERT_EQ(hits[i], i == bad + 1 && i % 2 == 1 ? 0 : 1) << i << ' ' << bad;
+    }
+  }
+}
+
+// several threads at once: some calls find the workers idle, others find work before them
+TEST_P(PoolRange, AFewChunksOfSeveralThreadsRunOnceEach) {
+  mp::Pool pool(workers());
+  const auto chunks = static_cast<std::size_t>(2 * workers() - 1);
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 3; ++caller) {
+    callers.emplace_back([&pool, chunks] {
+      const mp::shared_array<int> hits(chunks);
+      for (int round = 1; round <= 60; ++round) {
+        pool.parallel_for(chunks, [hits](std::size_t i) { ++hits[i]; });
+        if (round % 20 == 0) (void)pool.apply(square, round);
+        ASSERT_EQ(std::ranges::count(hits, round), static_cast<std::ptrdiff_t>(chunks));
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
 // init counts once, whatever the chunks; combine is used in item order
 TEST_P(PoolRange, ReduceCombinesInItemOrder) {
   mp::Pool pool(workers());
