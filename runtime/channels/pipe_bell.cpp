@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -101,6 +102,28 @@ bool Bell::open() noexcept {
   return false;
 }
 
+// From now on this process alone says which bell there is. A maker takes a few system calls, and
+// never waits for anybody.
+void Bell::claim() noexcept {
+  const std::uint64_t mine = shm::self();
+  for (;;) {
+    std::uint64_t seen = 0;
+    // MAKE bell: acquire pairs with the release in arm(): what the last one has entered is found
+    if (state_.maker.compare_exchange_strong(seen, mine, std::memory_order_acquire,
+                                             std::memory_order_relaxed)) {
+      return;
+    }
+    const auto other = static_cast<shm::ProcessId>(seen);
+    // MAKE bell: acquire, as above; what a dead one published is found, or nobody heard of it
+    if (!shm::ProcessTable::instance().check_alive(other) &&
+        state_.maker.compare_exchange_strong(seen, mine, std::memory_order_acquire,
+                                             std::memory_order_relaxed)) {
+      return;
+    }
+    ::sched_yield();
+  }
+}
+
 void Bell::make() {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
@@ -184,10 +207,17 @@ void Bell::share_all() noexcept {
 }
 
 void Bell::arm() {
-  if (open()) {
-    enter();
-  } else {
-    make();
+  {
+    claim();
+    struct Release {
+      std::atomic<std::uint64_t>& maker;
+      ~Release() { maker.store(0, std::memory_order_release); }  // MAKE bell: see claim()
+    } const release{state_.maker};
+    if (open()) {
+      enter();
+    } else {
+      make();
+    }
   }
   list();
   become_waiter();

@@ -20,7 +20,9 @@
 //   share  in a forked child, before anything else: waiter = many, for the child has its parent's
 //          descriptors and may poll them without asking; attended goes to quiet, and then ring. It
 //          enters the descriptor as its own, for its parent may end
-//   make   a new one, when nobody living has the bell: rung = quiet once it can be found, then arm
+//   make   a new one, when nobody living has the bell: rung = quiet once it can be found, then arm.
+//          Of those who arm at one moment only `maker` looks whether there is one, and makes it:
+//          the others wait until it has, or is dead, and open what they find then
 //   whoever takes a dead process's send or recv lock, or sets `gone`, adds a unit
 // Without "first see" the reader takes the unit of a writer that publishes just then.
 //
@@ -34,7 +36,11 @@
 //
 // What happens when a process dies between any two steps: a unit too many, which the next quiet()
 // takes; or rung without a unit, which only a holder of the send lock leaves, or attended by the
-// dead, which only a holder of the recv lock leaves: see the last rule.
+// dead, which only a holder of the recv lock leaves: see the last rule; or a dead `maker`, whom the
+// next one replaces.
+//
+// A unit too many is one poll that finds nothing: poll() and a recv() that has to sleep take one
+// each time they find the ring empty, so whoever polls and then looks does not go round for ever.
 #pragma once
 
 #include <sys/types.h>
@@ -93,6 +99,7 @@ class Bell {
 
  private:
   bool open() noexcept;
+  void claim() noexcept;
   void make();
   void enter() noexcept;
   void become_waiter() noexcept;

@@ -2,11 +2,15 @@
 // Ported: CPython's TestWait, _TestPoll (test_multiprocessing).
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <millrace/millrace.hpp>
+#include <new>
 #include <string>
 #include <thread>
 #include <vector>
@@ -181,6 +185,38 @@ TEST_F(ConnectionWaitTest, AForkedChildHasAFilenoOfItsOwn) {  // N03
   a.close();
   p.join();
   EXPECT_EQ(p.exitcode(), 0);
+}
+
+// They must agree on what is rung, or one of them is never told.
+TEST_F(ConnectionWaitTest, ProcessesThatAskForFilenoAtOnceAreAllTold) {  // N03
+  constexpr int kRounds = 100;
+  using Count = std::atomic<int>;
+  void* const memory =
+      ::mmap(nullptr, sizeof(Count), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(memory, MAP_FAILED);
+  auto& ready = *new (memory) Count;
+  const Semaphore asked(0);
+  for (int i = 0; i < kRounds; ++i) {
+    ready = 0;
+    auto [a, b] = Pipe();
+    std::vector<Process> both;
+    for (int k = 0; k < 2; ++k) {
+      both.emplace_back([b = b, asked, &ready] {
+        ++ready;
+        for (int spins = 0; ready.load() < 2;) {
+          if (++spins % 4'096 == 0) ::sched_yield();
+        }
+        const int fd = b.fileno();
+        asked.release();
+        until_readable(fd);
+      });
+      both.back().start();
+    }
+    for (int k = 0; k < 2; ++k) asked.acquire();
+    for (int k = 0; k < 2; ++k) a.send(k);
+    for (Process& each : both) each.join();
+  }
+  ::munmap(memory, sizeof(Count));
 }
 
 TEST_F(ConnectionWaitTest, WaitServesFourChildren) {  // TestWait.test_wait
