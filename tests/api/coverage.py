@@ -4,9 +4,11 @@
 The items and their names stand in python_items.txt. A test names those it covers, in its own name
 (NulsAtTheEndStayH10) or in a comment (P08-09). COVERAGE.md is made of both.
 
-    coverage.py            writes COVERAGE.md
-    coverage.py --check    fails when COVERAGE.md is not what would be written, or an item of a
-                           finished area has no test
+    coverage.py                    writes COVERAGE.md
+    coverage.py --check            fails when COVERAGE.md is not what would be written, an item of
+                                   a finished area has no test, or PORTED.md names a case that is
+                                   not there
+    coverage.py --against FILE     which methods of CPython's test file PORTED.md lacks
 """
 
 import re
@@ -17,6 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TESTS = HERE.parent
 PAGE = HERE / "COVERAGE.md"
+PORTED = HERE / "PORTED.md"
+CASE = re.compile(r"^(?:TYPED_)?TEST(?:_F|_P)?\(\s*(\w+),\s*(\w+)\)", re.MULTILINE)
 NAMED = re.compile(r"(?<![A-Z0-9])([A-Z])(\d\d)(?:\s*-\s*\1?(\d\d))?(?!\d)")
 
 
@@ -71,7 +75,47 @@ def page(titles, areas, found) -> str:
     return "\n".join(out) + "\n"
 
 
+def read_ported() -> dict[str, str]:
+    """Of each of CPython's test methods, what PORTED.md says; a second row is marked as one."""
+    rows: dict[str, str] = {}
+    for method, here in re.findall(r"^\| (\w+\.\w+) \| (.+) \|$", PORTED.read_text(), re.MULTILINE):
+        rows[method] = "twice" if method in rows else here
+    return rows
+
+
+def check_ported() -> list[str]:
+    cases = {
+        f"{suite}.{case}"
+        for path in TESTS.rglob("*_test.cpp")
+        for suite, case in CASE.findall(path.read_text())
+    }
+    return [
+        f"PORTED.md, {method}: no case {name}"
+        for method, here in read_ported().items()
+        if not here.startswith("(")
+        for name in here.split(", ")
+        if name not in cases
+    ]
+
+
+def compare_ported(source: str) -> list[str]:
+    """CPython gives one class two test_list: a name is looked for once."""
+    methods = set()
+    for line in Path(source).read_text().splitlines():
+        if head := re.match(r"class (\w+)", line):
+            name = head[1]
+        elif method := re.match(r"    def (test_\w+)", line):
+            methods.add(f"{name}.{method[1]}")
+    return [f"{method}: only there" for method in sorted(methods - read_ported().keys())] + [
+        f"{method}: only in PORTED.md" for method in sorted(read_ported().keys() - methods)
+    ]
+
+
 def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--against"]:
+        differences = compare_ported(arguments[1])
+        print("\n".join(differences) or "PORTED.md has all of its methods")
+        return 1 if differences else 0
     titles, areas, finished = read_items()
     found = read_tests()
     text = page(titles, areas, found)
@@ -85,6 +129,7 @@ def main(arguments: list[str]) -> int:
         for item in items
         if item not in found
     ]
+    problems += check_ported()
     if not PAGE.exists() or PAGE.read_text() != text:
         problems.append("COVERAGE.md is not up to date: run tests/api/coverage.py")
     print("\n".join(problems) or "all items of the finished areas have tests")

@@ -102,6 +102,15 @@ TEST_P(ForkServerTest, KilledServerIsRelaunched) {  // C03; test_forkserver_sigk
   }
 }
 
+TEST_P(ForkServerTest, SigintDoesNotEndTheServer) {  // C03; test_forkserver_sigint
+  EXPECT_EQ(run_spawned([] {}), 0);
+  const pid_t before = server_pid();
+  ASSERT_GT(before, 1);
+  EXPECT_TRUE(mp::shm::send_signal(before, SIGINT));
+  EXPECT_EQ(run_spawned([] { throw mp::SystemExit(8); }), 8);
+  EXPECT_EQ(server_pid(), before);
+}
+
 TEST_P(ForkServerTest, ChildrenOutliveTheServer) {  // P10
   mp::Event ready;
   mp::Event go;

@@ -7,12 +7,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cctype>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <millrace/millrace.hpp>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/api/ported_support.hpp"
@@ -255,6 +259,117 @@ TEST_P(PortedProcess, SystemExitSetsTheCode) {
   EXPECT_EQ(run_spawned([] { throw mp::SystemExit(false); }), 0);
   EXPECT_EQ(run_spawned([] { throw mp::SystemExit(8); }), 8);
   EXPECT_EQ(run_spawned([] { throw mp::SystemExit(); }), 0);
+}
+
+// _TestProcess.test_parent_process, test_parent_process_attributes: of a parent that is terminated
+TEST_P(PortedProcess, AGrandchildLearnsOfItsParentsEnd) {
+  auto [reader, writer] = mp::Pipe({.duplex = false});
+  auto child = started(
+      1,
+      [](const mp::Connection& to) {
+        auto grandchild = started(
+            1,
+            [](const mp::Connection& tell) {
+              const auto parent = mp::parent_process();
+              tell.send(parent->pid() == ::getppid() || mp::get_start_method() == "forkserver");
+              tell.send(parent->is_alive());
+              parent->join();
+              tell.send(parent->is_alive());
+            },
+            to);
+        for (;;) ::pause();
+      },
+      writer);
+  writer.close();
+  EXPECT_TRUE(reader.recv<bool>());
+  EXPECT_TRUE(reader.recv<bool>());
+  child[0].terminate();
+  child[0].join();
+  EXPECT_EQ(child[0].exitcode(), -SIGTERM);
+  EXPECT_FALSE(reader.recv<bool>());
+}
+
+// _TestProcess.test_wait_for_threads: for those of dummy, which are Python's threads
+TEST_P(PortedProcess, AChildWaitsForItsThreads) {
+  const mp::Event set;
+  EXPECT_EQ(run_spawned(
+                [](const mp::Event& e) {
+                  mp::dummy::Process([e] {
+                    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+                    e.set();
+                  }).start();
+                },
+                set),
+            0);
+  EXPECT_TRUE(set.is_set());
+}
+
+// _TestProcess.test_error_on_stdio_flush_1, _2: streams that its parent or the child has closed
+TEST_P(PortedProcess, ClosedStreamsDoNotChangeTheCode) {
+  for (const int stream : {STDOUT_FILENO, STDERR_FILENO}) {
+    for (const bool by_parent : {true, false}) {
+      const auto outcome = run_program([=] {
+        if (by_parent) ::close(stream);
+        const auto code = run_spawned(
+            [](int fd) {
+              if (fd >= 0) ::close(fd);
+              std::printf("into nothing");
+              std::fprintf(stderr, "into nothing");
+              throw mp::SystemExit(4);
+            },
+            by_parent ? -1 : stream);
+        std::exit(code == 4 ? 0 : 1);
+      });
+      EXPECT_EQ(outcome.exitcode, 0) << stream << by_parent;
+    }
+  }
+}
+
+TEST_P(PortedProcess, OurOwnPathIsAnExecutable) {  // _TestProcess.test_set_executable
+  std::string path(4096, '\0');
+  const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size());
+  ASSERT_GT(length, 0);
+  path.resize(static_cast<std::size_t>(length));
+  mp::set_executable(path);
+  EXPECT_EQ(run_spawned([] { throw mp::SystemExit(6); }), 6);
+  mp::set_executable("");
+}
+
+TEST_P(PortedProcess, AContextKeepsItsMethod) {  // TestStartMethod.test_context, test_set_get
+  mp::Context& context = mp::get_context(GetParam());
+  EXPECT_EQ(&context.get_context(), &context);
+  EXPECT_EQ(context.get_start_method(), GetParam());
+  EXPECT_THROW(context.set_start_method("spawn"), mp::ValueError);
+  EXPECT_THROW(context.set_start_method(std::nullopt), mp::ValueError);
+  mp::set_start_method(GetParam(), {.force = true});
+  EXPECT_EQ(mp::get_start_method(), GetParam());
+  EXPECT_EQ(&mp::get_context(), &context);
+  mp::Process child(
+      [](const std::string& method) {
+        if (mp::get_start_method() != method) throw mp::SystemExit(1);
+      },
+      std::string(GetParam()));
+  child.start();
+  EXPECT_TRUE(child.join());
+  EXPECT_EQ(child.exitcode(), 0);
+}
+
+// _TestFinalize.test_thread_safety
+TEST(PortedFinalize, FinalizersOfManyThreadsRunOnceEach) {
+  std::atomic<int> runs{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&runs, t] {
+      for (int i = 0; i < 2000; ++i) {
+        mp::Finalize one([&runs] { ++runs; }, {.exitpriority = (i + t) % 100});
+        mp::Finalize other([&runs] { ++runs; });
+        if (i % 3 == 0) one();
+        if (i % 5 == 0) other.cancel();
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(runs.load(), 4 * (2000 + 1600));
 }
 
 }  // namespace

@@ -1,0 +1,165 @@
+// start() where the system refuses processes or descriptors, under each start method; and who may
+// open what the library makes visible (P03, C02, L01, H01).
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <millrace/millrace.hpp>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "tests/api/forkserver_support.hpp"
+#include "tests/api/ported_support.hpp"
+
+namespace mp = millrace;
+
+namespace millrace::test {
+namespace {
+
+class ProcessLimits : public SpawnTest {};
+INSTANTIATE_TEST_SUITE_P(Methods, ProcessLimits, all_methods(), method_name);
+
+rlimit soft_limit(__rlimit_resource resource, rlim_t value) {
+  rlimit before{};
+  if (::getrlimit(resource, &before) != 0) std::abort();
+  const rlimit now{value, before.rlim_max};
+  if (::setrlimit(resource, &now) != 0) std::abort();
+  return before;
+}
+
+// The number of the error that start() throws, 0 for none.
+int refused(Process& p) {
+  try {
+    p.start();
+    return 0;
+  } catch (const std::system_error& error) {
+    return error.code().value();
+  }
+}
+
+// What is said of a program that goes on after a refusal: nothing left, and the same Process
+// starts.
+void say_what_is_left(Process& p, const std::set<std::string>& before) {
+  const bool same = names_in("/proc/self/fd") == before;
+  const std::size_t children = active_children().size();
+  end_server();  // it has the limits that were in force when it was started
+  p.start();
+  p.join();
+  std::printf("%s %zu %d;", same ? "same" : "more", children, p.exitcode().value_or(-1));
+}
+
+TEST_P(ProcessLimits, RefusedProcessesAreErrorsThatLeaveNothing) {
+  const auto outcome = run_program([] {
+    ::alarm(100);
+    end_server();  // one that runs is not bound by the limit
+    auto p = spawn().Process([] { throw mp::SystemExit(7); });
+    const auto before = names_in("/proc/self/fd");
+    const rlimit usual = soft_limit(RLIMIT_NPROC, 0);
+    const bool root = ::geteuid() == 0;  // who is exempt, but not as another user
+    if (root && ::setresuid(65534, 65534, 0) != 0) std::abort();
+    std::printf("%d ", refused(p));
+    if (root && ::setresuid(0, 0, 0) != 0) std::abort();
+    ::setrlimit(RLIMIT_NPROC, &usual);
+    say_what_is_left(p, before);
+  });
+  EXPECT_EQ(outcome.out, std::to_string(EAGAIN) + " same 0 7;") << outcome.err;
+  EXPECT_EQ(outcome.exitcode, 0);
+}
+
+// With any number of descriptors that is too small.
+TEST_P(ProcessLimits, RefusedDescriptorsAreErrorsThatLeaveNothing) {
+  const auto outcome = run_program([] {
+    ::alarm(100);
+    for (rlim_t more = 0;; ++more) {
+      end_server();
+      auto p = spawn().Process([] { throw mp::SystemExit(7); });
+      const int next = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+      ::close(next);
+      const auto before = names_in("/proc/self/fd");
+      const rlimit usual = soft_limit(RLIMIT_NOFILE, static_cast<rlim_t>(next) + more);
+      const int error = refused(p);
+      ::setrlimit(RLIMIT_NOFILE, &usual);
+      if (error == 0) {
+        p.join();
+        std::printf("enough");
+        break;
+      }
+      // EBADF says of a number above the limit that it is none.
+      if (error != EMFILE && error != EBADF) std::printf("error %d ", error);
+      say_what_is_left(p, before);
+    }
+  });
+  std::string rest = outcome.out;
+  int rounds = 0;
+  for (const std::string said = "same 0 7;"; rest.starts_with(said); ++rounds) {
+    rest.erase(0, said.size());
+  }
+  EXPECT_EQ(rest, "enough") << outcome.err;
+  EXPECT_GT(rounds, 0);
+  EXPECT_EQ(outcome.exitcode, 0);
+}
+
+unsigned mode_of(const std::string& path) {
+  struct stat file {};
+  return ::lstat(path.c_str(), &file) == 0 ? file.st_mode & 07777U : ~0U;
+}
+
+// The modes of everything with a name that this process makes.
+void print_modes(const std::string& folder) {
+  const auto print = [](const std::string& path) { std::printf("%o ", mode_of(path)); };
+  const auto above = [](const std::string& path) { return path.substr(0, path.rfind('/')); };
+  const mp::SharedMemory memory({.create = true, .size = 8});
+  print("/dev/shm/" + memory.name());
+  memory.unlink();
+  const mp::ShareableList list({1});
+  print("/dev/shm/" + list.shm().name());
+  list.shm().unlink();
+  const mp::connection::Listener own;
+  print(own.address().path());
+  print(above(own.address().path()));
+  const mp::connection::Listener named({.address = folder + "/s"});
+  print(folder + "/s");
+  auto child = forkserver().Process([] {});
+  child.start();
+  child.join();
+  print(above(server_socket()));
+  auto manager = mp::Manager();
+  print(manager.address().path());
+  print(above(manager.address().path()));
+}
+
+class Modes : public LeakCheck {
+ protected:
+  void SetUp() override {
+    // The tracker of segments lives as long as this program: not to be started by another.
+    mp::SharedMemory({.create = true, .size = 8}).unlink();
+    LeakCheck::SetUp();
+  }
+};
+
+TEST_F(Modes, NothingIsOpenToOthersWhateverTheUmask) {
+  for (const mode_t mask : {0U, 022U, 077U}) {
+    std::string folder = "/tmp/millrace-test-XXXXXX";
+    ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+    const auto outcome = run_program([&] {
+      ::alarm(100);
+      end_server();
+      ::umask(mask);
+      print_modes(folder);
+    });
+    EXPECT_EQ(outcome.out, "600 600 600 700 600 700 600 700 ") << mask << outcome.err;
+    EXPECT_EQ(outcome.exitcode, 0);
+    std::filesystem::remove(folder);
+  }
+}
+
+}  // namespace
+}  // namespace millrace::test
