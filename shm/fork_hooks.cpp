@@ -113,6 +113,7 @@ void after_fork_in_parent() noexcept {
   const ProcessId child = next_child;
   children.clear();
   this_process_id.store(0, std::memory_order_relaxed);
+  reserved_process_id.store(0, std::memory_order_relaxed);
   forget_slab_position();
   forget_heap();
   first_use().unlock();

@@ -18,7 +18,8 @@ namespace {
 enum class State : unsigned { kFree, kReserved, kAlive, kDying, kDead, kReaping };
 
 // The word of an entry: generation 0-13, state 14-16, status known 17, status 18-33, actor 34-59.
-// The actor is the pid that made a RESERVED entry, or the id that reaps a REAPING one.
+// The actor is the pid that made a RESERVED entry, or the child's that it was entrusted to, or the
+// id that reaps a REAPING one.
 struct Word {
   std::uint32_t generation = 0;
   State state = State::kFree;
@@ -134,6 +135,29 @@ ProcessId ProcessTable::reserve() {
   if (had != 0) RefTable::move(had, id);
   this_process_id.store(id, std::memory_order_relaxed);
   if (had != 0) cancel(had);
+}
+
+[[gnu::hot]] void ProcessTable::adopt_later(ProcessId id) noexcept {
+  reserved_process_id.store(id, std::memory_order_relaxed);  // this child has one thread
+}
+
+void ProcessTable::entrust(ProcessId id, pid_t pid) noexcept {
+  Entry& entry = entries_[index_of(id)];
+  std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
+  Word w = unpack(seen);
+  if (w.generation != generation_of(id) || w.state != State::kReserved) return;
+  w.actor = static_cast<std::uint32_t>(pid);
+  // relaxed: the word says all there is. It fails when the child has adopted it meanwhile.
+  entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_relaxed,
+                                     std::memory_order_relaxed);
+}
+
+bool ProcessTable::is_mine(ProcessId id) const noexcept {
+  const Entry& entry = entries_[index_of(id)];
+  // OBSERVE entry: acquire pairs with the release in make_alive()
+  const Word w = unpack(entry.word.load(std::memory_order_acquire));
+  return w.generation == generation_of(id) && w.state == State::kAlive &&
+         entry.pid.load(std::memory_order_relaxed) == ::getpid();
 }
 
 void ProcessTable::cancel(ProcessId id) noexcept {
@@ -257,10 +281,13 @@ bool ProcessTable::check_alive(ProcessId id) noexcept {
   // OBSERVE entry: a child adopts its reservation just before its parent ends; then the word has
   // changed, and what was asked was about the parent
   if (entry.word.load(std::memory_order_acquire) != seen) return check_alive(id);
-  // Nobody may ever wait for it through the library; who asks how it ended learns it from here.
+  // Nobody may ever wait for it through the library; who asks how it ended learns it from here. One
+  // that has adopted nothing has left no pid.
   static_assert(kUnknownStatus == -1, "as zombie_status() says it");
-  mark_dead(id, zombie_status(entry.pid.load(std::memory_order_relaxed),
-                              entry.start_time.load(std::memory_order_relaxed)));
+  const bool adopted = unpack(seen).state == State::kAlive;
+  mark_dead(id, adopted ? zombie_status(entry.pid.load(std::memory_order_relaxed),
+                                        entry.start_time.load(std::memory_order_relaxed))
+                        : kUnknownStatus);
   return false;
 }
 
@@ -330,6 +357,12 @@ bool ProcessTable::is_present(ProcessId id) const noexcept {
 
 ProcessId enrol() {
   ProcessTable& table = ProcessTable::instance();
+  // relaxed: see reserved_process_id. Of two threads one makes the entry alive, both find it so.
+  const ProcessId reserved = reserved_process_id.load(std::memory_order_relaxed);
+  if (reserved != 0 && (table.make_alive(reserved) || table.is_mine(reserved))) {
+    this_process_id.store(reserved, std::memory_order_relaxed);
+    return reserved;
+  }
   const ProcessId id = table.reserve();
   table.make_alive(id);
   ProcessId expected = 0;

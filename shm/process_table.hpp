@@ -5,7 +5,8 @@
 // between any two instructions leaves one of these states, and each has somebody who moves it on:
 //   FREE      nobody's; reserve() takes it with a new generation
 //   RESERVED  for a child about to be forked; the word holds the pid of the process that reserved
-//             it, so a reservation whose maker died is given up by check_alive()
+//             it, so a reservation whose maker died is given up by check_alive(); from entrust()
+//             on the pid of the child, which has yet to use the library
 //   ALIVE     pid and start time are valid (written before, by the process itself)
 //   DYING     dead, but the count of deaths may not have been raised yet: whoever meets this state
 //             raises it (twice is harmless) before telling anyone that the process is dead
@@ -45,6 +46,14 @@ class ProcessTable {
   /// Called by the child itself: fills in pid and start time, becomes ALIVE, and from now on
   /// self() is `id`. References the child already holds under another id move to this one.
   void adopt(ProcessId id) noexcept;
+  /// The same at the first use of self(): a child that never comes to it touches nothing of the
+  /// arena, whose pages would cost it faults. For a child that has no id; entrust() is the parent's
+  /// part. If the parent dies before that, the child is not known until its first use, which gives
+  /// it an id of its own should the reservation be gone by then.
+  void adopt_later(ProcessId id) noexcept;
+  /// In the parent: the reservation is that of its child `pid`, and lasts as long as it lives.
+  /// Idempotent; nothing when the child has adopted it.
+  void entrust(ProcessId id, pid_t pid) noexcept;
   /// Gives a reservation back: the fork failed.
   void cancel(ProcessId id) noexcept;
   /// Takes a reservation back from a child that may be about to adopt it: true when it came too
@@ -120,6 +129,7 @@ class ProcessTable {
   };
 
   bool make_alive(ProcessId id) noexcept;
+  [[nodiscard]] bool is_mine(ProcessId id) const noexcept;
   ProcessId reserve_in(std::size_t limit) noexcept;
   [[nodiscard]] bool is_gone(const Entry& entry, std::uint64_t word) const noexcept;
   void complete_death(const Entry& entry, std::uint64_t word) const noexcept;
@@ -135,6 +145,10 @@ ProcessId enrol();
 
 /// This process's id as far as it has one. Set by enrol() and adopt(), cleared in a forked child.
 inline constinit std::atomic<ProcessId> this_process_id{0};
+
+/// In a child that is to adopt_later(): the id. Written while it has one thread, cleared in a
+/// forked child. Counts only while this_process_id is 0.
+inline constinit std::atomic<ProcessId> reserved_process_id{0};
 
 /// This process's id; enrols it on first use. A forked child gets an id of its own.
 inline ProcessId self() {

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -30,6 +31,7 @@
 #include "runtime/base/exceptions.hpp"
 #include "runtime/base/fd_bag.hpp"
 #include "runtime/base/fork_mutex.hpp"
+#include "runtime/base/own_pid.hpp"
 #include "runtime/base/throw_trace.hpp"
 #include "runtime/channels/connection_end.hpp"
 #include "runtime/process/exit.hpp"
@@ -137,7 +139,12 @@ bool stdin_is_null() noexcept {
   drop_stream_contents();
   if (!reads_null) read_stdin_from_null();
   inherited_mask() = std::move(parent_mask);
-  shm::ProcessTable::instance().adopt(id);
+  // relaxed: this thread's fork has set it, or not
+  if (shm::this_process_id.load(std::memory_order_relaxed) == 0) {
+    shm::ProcessTable::instance().adopt_later(id);
+  } else {
+    shm::ProcessTable::instance().adopt(id);
+  }
 }
 
 // True when flush_std_streams() would do nothing: it looks without touching anything.
@@ -178,7 +185,9 @@ void on_parent_thread_end(int) {
   errno = saved;
 }
 
-pid_t g_forked_by = 0;  // written by fork_process() in the child
+// Written by fork_process() in the child.
+pid_t g_forked_by = 0;
+bool g_mask_kept = false;  // this thread's mask was not changed around the fork
 
 // The distant parent's pidfd, written before the handler that reads it is installed.
 int g_distant_parent = -1;
@@ -224,11 +233,18 @@ int raw_status(const siginfo_t& info) noexcept {
   return info.si_status | (info.si_code == CLD_DUMPED ? 0x80 : 0);
 }
 
+void wait_for_status(int pidfd) noexcept {
+  siginfo_t info{};
+  while (::waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOWAIT) != 0 &&
+         errno == EINTR) {
+  }
+}
+
 [[gnu::hot]] pid_t fork_process(shm::ProcessId child_id) {
   flush_std_streams();
   open_needed_fd_bag();  // the child inherits it
   AffinityMask before = AffinityMask::of_this_thread();
-  const pid_t maker = ::getpid();
+  const pid_t maker = own_pid();
   const bool reads_null = stdin_is_null();
   pid_t pid = -1;
   int error = 0;
@@ -242,13 +258,17 @@ int raw_status(const siginfo_t& info) noexcept {
     if (pid == 0) {
       blocked.let_through_endings();
       g_forked_by = maker;
+      g_mask_kept = !widened;
       become_child(child_id, std::move(before), reads_null);
       return 0;
     }
     error = errno;
     if (widened) before.apply();
   }
-  if (pid > 0) shm::name_child(pid);
+  if (pid > 0) {
+    shm::ProcessTable::instance().entrust(child_id, pid);
+    shm::name_child(pid);
+  }
   if (pid < 0) {
     shm::ProcessTable::instance().cancel(child_id);
     throw std::system_error(error, std::generic_category(), "fork of a child process");
@@ -257,11 +277,16 @@ int raw_status(const siginfo_t& info) noexcept {
 }
 
 [[gnu::hot]] void restore_affinity() noexcept {
-  // One that is as wide as the program's has not been changed around the fork.
-  if (!(inherited_mask() == AffinityMask::initial())) inherited_mask().apply();
+  // One that is as wide as the program's has not been changed around the fork. Comparing the two
+  // is a fault.
+  if (g_mask_kept || inherited_mask() == AffinityMask::initial()) return;
+  inherited_mask().apply();
 }
 
-void set_parent_affinity(AffinityMask mask) noexcept { inherited_mask() = std::move(mask); }
+void set_parent_affinity(AffinityMask mask) noexcept {
+  inherited_mask() = std::move(mask);
+  g_mask_kept = false;
+}
 
 [[gnu::hot]] int run_guarded(void (*body)(void*), void* argument) {
   const ThrowTraceScope traced;
@@ -321,7 +346,7 @@ void set_process_name(std::string name) {
   current.name.swap(name);
 }
 
-ParentIdentity as_parent() { return {::getpid(), shm::self(), process_name()}; }
+ParentIdentity as_parent() { return {own_pid(), shm::self(), process_name()}; }
 
 void become_process(std::string name, bool daemon, const ParentIdentity& parent) {
   const RecordPtr self = new_child_record();

@@ -4,8 +4,10 @@
 // What happens when a process dies between any two steps of a start:
 //   parent, before fork: the reserved table entry stays reserved by a dead process; the next parent
 //     that needs an entry takes it back. Parent, after fork: the child adopts its entry by itself
-//     and goes on; if it is daemonic it ends with its parent.
-//   child, before it adopts: the parent's waitid() tells it, and it marks the entry dead.
+//     when it first uses the library and goes on (it gets another if its own was taken back by
+//     then); if it is daemonic it ends with its parent.
+//   child, before it adopts: the parent's waitid() tells it, and it marks the entry dead; without a
+//     parent whoever asks learns it from the kernel, the entry names the child.
 #pragma once
 
 #include <signal.h>
@@ -22,9 +24,10 @@ namespace millrace::runtime {
 /// fork() as the runtime needs it. Flushes std streams before and drops their copied contents in
 /// the child, so that nothing is printed twice. Widens this thread's affinity mask to what the
 /// program was given, since a child that starts on the cpu of a pinned and spinning parent starves;
-/// gives the mask back in the parent. In the child, before it returns 0: adopts `child_id`,
-/// unblocks the signals that end a process, and reads stdin from /dev/null; the mask stays wide for
-/// the caller to bind or restore_affinity(). In the parent: the child's pid. Throws
+/// gives the mask back in the parent. In the child, before it returns 0: adopts `child_id`, at once
+/// if it has inherited references, else when it first needs an id; unblocks the signals that end a
+/// process, and reads stdin from /dev/null; the mask stays wide for the caller to bind or
+/// restore_affinity(). In the parent: the child's pid. Throws
 /// std::system_error when the system refuses (EAGAIN: too many processes); `child_id` is then given
 /// back. Any thread; locks of the library are free in the child.
 pid_t fork_process(shm::ProcessId child_id);
@@ -83,6 +86,11 @@ void let_endings_through(sigset_t& mask) noexcept;
 
 /// The raw wait status that waitid() has taken apart.
 int raw_status(const siginfo_t& info) noexcept;
+
+/// Waits for the end of a child of this process and leaves its status where it is, since several
+/// threads may wait. Returns earlier where there is nothing to collect: SIGCHLD is ignored, or
+/// somebody waits for any child.
+void wait_for_status(int pidfd) noexcept;
 
 /// Writes text to stderr in one piece, errors ignored.
 void print_error(const std::string& text) noexcept;

@@ -21,6 +21,7 @@ std::atomic<int> g_bound{0};
 // not read the machine's topology, which takes seconds on a large one.
 bool environment_may_bind() noexcept {
   for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    if (**entry < 'G' || **entry > 'S') continue;  // most of them: each start looks at all
     for (const char* prefix : {"MILLRACE_BIND=", "OMP_P", "SLURM_", "OMPI_", "GOMP_CPU"}) {
       if (std::strncmp(*entry, prefix, std::strlen(prefix)) == 0) return true;
     }
@@ -37,7 +38,7 @@ ChildBinding::ChildBinding(const std::optional<affinity::Binding>& option) {
   place_ = sched::plan_process(binding, g_bound.fetch_add(1, std::memory_order_relaxed));
 }
 
-[[gnu::hot]] void ChildBinding::apply(const std::string& process_name) const {
+[[gnu::hot]] void ChildBinding::apply() const {
   if (place_.cpus.empty()) return restore_affinity();
   affinity::PlannedWorker bound = place_;
   if (sched::Topology::system().is_thissystem()) {
@@ -48,7 +49,7 @@ ChildBinding::ChildBinding(const std::optional<affinity::Binding>& option) {
     bound.source += " (not applied: MILLRACE_TOPOLOGY)";
   }
   if (sched::report_bindings()) {
-    print_error(sched::format_binding(process_name, ::getpid(), bound) + "\n");
+    print_error(sched::format_binding(process_name(), ::getpid(), bound) + "\n");
   }
 }
 

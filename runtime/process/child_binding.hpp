@@ -3,7 +3,6 @@
 
 #include <millrace/affinity.hpp>
 #include <optional>
-#include <string>
 #include <utility>
 
 namespace millrace::runtime {
@@ -21,8 +20,8 @@ class ChildBinding {
   [[nodiscard]] const affinity::PlannedWorker& place() const noexcept { return place_; }
 
   /// In the child: binds it, or gives it its parent's mask back where nothing is asked for. Reports
-  /// the binding as `process_name`'s if MILLRACE_REPORT_BINDINGS says so.
-  void apply(const std::string& process_name) const;
+  /// the binding under the process's name if MILLRACE_REPORT_BINDINGS says so.
+  void apply() const;
 
  private:
   affinity::PlannedWorker place_;  // no cpus: not bound

@@ -299,6 +299,7 @@ void Server::adopt_streams(const Packet& packet) const noexcept {
 
 // In the child: from here on it is what a spawned process is when it comes to freeze_support().
 void Server::run_child(const Packet& packet, int connection) noexcept {
+  shm::ProcessTable::instance().adopt(packet.request.id);
   // relaxed: this thread has set it, or has not. Too late: its parent has given up.
   if (shm::this_process_id.load(std::memory_order_relaxed) != packet.request.id) ::_exit(0);
   ::prctl(PR_SET_NAME, program_invocation_short_name);

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "runtime/base/exceptions.hpp"
+#include "runtime/base/own_pid.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/child_binding.hpp"
 #include "runtime/process/context_state.hpp"
@@ -87,7 +88,7 @@ class Starting {
     if (record.role != Role::child || record.stage != Stage::initial) {
       throw AssertionError("cannot start a process twice");
     }
-    if (record.creator != ::getpid()) {
+    if (record.creator != runtime::own_pid()) {
       throw AssertionError("can only start a process object created by current process");
     }
     runtime::check_may_have_children(*self);
@@ -220,7 +221,7 @@ struct Process::ChildStart {
   runtime::become(record, *start.parent);
   if (record->daemon) runtime::end_with_parent(start.parent->pid);
   if (record->sets_method) runtime::set_child_start_method(record->context);
-  start.binding->apply(record->name.value_or(runtime::process_name()));
+  start.binding->apply();
   get_logger().info("child process calling self.run()");
   start.process->run();
 }
@@ -237,7 +238,7 @@ void Process::close() {
     const std::lock_guard guard(runtime::process_mutex());
     return record_->role == Role::child && record_->stage == Stage::started;
   }();
-  if (started && record_->creator == ::getpid() && !runtime::reap(record_)) {
+  if (started && record_->creator == runtime::own_pid() && !runtime::reap(record_)) {
     throw ValueError(
         "Cannot close a process while it is still running. You should first call join() or "
         "terminate().");

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "runtime/base/own_pid.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/process_record.hpp"
 #include "shm/signals.hpp"
@@ -30,7 +31,7 @@ void refuse_closed(const ProcessRecord& record) {
 void require_started_child(const ProcessRecord& record, const char* verb) {
   const std::lock_guard guard(runtime::process_mutex());
   refuse_closed(record);
-  if (record.role != Role::child || record.creator != ::getpid()) {
+  if (record.role != Role::child || record.creator != runtime::own_pid()) {
     throw AssertionError(std::string("can only ") + verb + " a child process");
   }
   if (record.stage != Stage::started) {
@@ -88,7 +89,7 @@ std::optional<int> ProcessHandle::exitcode() const {
     const std::lock_guard guard(runtime::process_mutex());
     refuse_closed(*record_);
     if (record_->role != Role::child || record_->stage != Stage::started) return std::nullopt;
-    if (record_->creator != ::getpid()) return record_->exitcode;
+    if (record_->creator != runtime::own_pid()) return record_->exitcode;
   }
   if (!runtime::reap(record_)) return std::nullopt;
   const std::lock_guard guard(runtime::process_mutex());
@@ -121,7 +122,8 @@ bool ProcessHandle::is_alive() const {
     const std::lock_guard guard(runtime::process_mutex());
     refuse_closed(*record_);
     if (record_->role == Role::self) return true;
-    if (record_->creator != ::getpid()) throw AssertionError("can only test a child process");
+    if (record_->creator != runtime::own_pid())
+      throw AssertionError("can only test a child process");
     if (record_->stage != Stage::started) return false;
   }
   return !runtime::reap(record_);

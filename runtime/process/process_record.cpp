@@ -17,6 +17,7 @@
 #include <system_error>
 #include <utility>
 
+#include "runtime/base/own_pid.hpp"
 #include "runtime/base/random.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/exit.hpp"
@@ -224,7 +225,7 @@ RecordPtr new_child_record() {
   Processes& all = processes();
   const std::lock_guard guard(all.mutex);
   auto record = std::make_shared<ProcessRecord>();
-  record->creator = ::getpid();
+  record->creator = own_pid();
   record->identity = all.self->identity;
   record->identity.push_back(++all.counter);
   record->daemon = all.self->daemon;
@@ -322,6 +323,11 @@ bool wait_for_end(const RecordPtr& record, Timeout timeout, Interruptible interr
   const auto deadline = timeout.deadline();
   const auto wait =
       interruptible == Interruptible::yes ? &wait_readable_interruptibly : &wait_readable;
+  // The usual join() of a start a moment ago: this call costs less than asking, ppoll(), asking.
+  const bool uninterrupted = interruptible == Interruptible::no || !shm::interrupts_enabled();
+  if (uninterrupted && !record->served && deadline == Timeout::Clock::time_point::max()) {
+    wait_for_status(record->pidfd);
+  }
   while (!reap(record)) {
     if (!wait(record->pidfd, deadline)) return reap(record);
   }

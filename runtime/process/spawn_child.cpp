@@ -117,7 +117,7 @@ RecordPtr become_described(ChildDescription child, bool served) {
   get_logger().set_level(static_cast<logging::Level>(child.log_level));
   set_child_start_method(child.method);
   set_executable(std::move(child.executable));
-  ChildBinding(std::move(child.place)).apply(process_name());
+  ChildBinding(std::move(child.place)).apply();
   return record;
 }
 

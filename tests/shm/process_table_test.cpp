@@ -1,6 +1,7 @@
 #include "shm/process_table.hpp"
 
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -57,6 +58,68 @@ TEST(ProcessTable, ChildAdoptsTheReservedId) {
   reap(id);
   EXPECT_TRUE(table.is_dead(id));
   EXPECT_EQ(table.status(id), status) << "a status outlives the reaping";
+}
+
+TEST(ProcessTable, ChildAdoptsLaterAtItsFirstUse) {
+  ProcessTable& table = ProcessTable::instance();
+  const ProcessId id = table.reserve();
+  const pid_t child = start_child([&] {
+    table.adopt_later(id);
+    if (table.pid(id) != 0) return 1;
+    const int grandchild = in_child([&] { return self() == id ? 1 : 0; });
+    std::vector<ProcessId> ids(4);
+    std::vector<std::thread> threads;
+    for (ProcessId& each : ids) threads.emplace_back([&each] { each = self(); });
+    for (auto& each : threads) each.join();
+    for (const ProcessId each : ids) {
+      if (each != id) return 2;
+    }
+    return grandchild == 0 && self() == id && table.pid(id) == ::getpid() ? 7 : 3;
+  });
+  const int status = wait_for(child);
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(table.pid(id), child);
+  table.entrust(id, ::getpid());  // too late to mean anything
+  EXPECT_FALSE(table.check_alive(id));
+  reap(id);
+}
+
+TEST(ProcessTable, EntrustedReservationLastsAsLongAsTheChild) {
+  ProcessTable& table = ProcessTable::instance();
+  int ids[2];
+  int go[2];
+  ASSERT_EQ(::pipe(ids), 0);
+  ASSERT_EQ(::pipe(go), 0);
+  // A parent that ends, and a child that has not used the library by then.
+  EXPECT_EQ(in_child([&] {
+              const ProcessId id = table.reserve();
+              const pid_t child = start_child([&] {
+                char byte = 0;
+                ::close(go[1]);
+                return ::read(go[0], &byte, 1) == 0 ? 0 : 1;
+              });
+              table.entrust(id, child);
+              const std::uint64_t both[] = {id, static_cast<std::uint64_t>(child)};
+              return ::write(ids[1], both, sizeof both) == sizeof both ? 0 : 1;
+            }),
+            0);
+  std::uint64_t both[2] = {};
+  ASSERT_EQ(::read(ids[0], both, sizeof both), static_cast<ssize_t>(sizeof both));
+  const auto id = static_cast<ProcessId>(both[0]);
+  EXPECT_TRUE(table.check_alive(id));
+  EXPECT_TRUE(table.is_present(id));
+  EXPECT_EQ(table.pid(id), 0);
+  const int end = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(both[1]), 0U));
+  ::close(go[1]);
+  if (end >= 0) {
+    pollfd ended{end, POLLIN, 0};
+    ::poll(&ended, 1, -1);
+    ::close(end);
+  }
+  EXPECT_FALSE(table.check_alive(id));
+  EXPECT_EQ(table.status(id), kUnknownStatus) << "it left no pid by which to ask";
+  reap(id);
+  for (const int fd : {ids[0], ids[1], go[0]}) ::close(fd);
 }
 
 TEST(ProcessTable, CountsEachDeathBeforeItIsSeen) {
