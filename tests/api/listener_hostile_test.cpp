@@ -1,5 +1,7 @@
 // Peers that mean ill and are many, slow or boastful: the Listener serves the others, and neither
 // descriptors nor memory run away.
+#include <fcntl.h>
+
 #include <cstdio>
 #include <fstream>
 #include <millrace/synchronize.hpp>
@@ -12,6 +14,7 @@ namespace {
 constexpr std::string_view kLongHeader = "\xff\xff\xff\xff";
 
 std::size_t descriptors() { return names_in("/proc/self/fd").size(); }
+std::size_t threads() { return names_in("/proc/self/task").size(); }
 
 // The most memory that this process ever had, in KiB.
 long peak_memory() {
@@ -45,6 +48,9 @@ void crowd(const Address& address, const Semaphore& there, const Event& stop) {
 
 TEST_F(ListenerTest, AThousandPeersThatProveNothingKeepNobodyOut) {
   const Listener listener({.backlog = 64, .authkey = "key", .handshake_timeout = kPatient});
+  EXPECT_THROW(listener.accept(milliseconds(0)), TimeoutError);  // which opens what it needs
+  const std::size_t before = descriptors();
+  const std::size_t threads_before = threads();
   const Semaphore there(0);
   const Event stop;
   std::array<Process, 2> crowds;
@@ -52,7 +58,6 @@ TEST_F(ListenerTest, AThousandPeersThatProveNothingKeepNobodyOut) {
     each = Process(&crowd, listener.address(), there, stop);
     each.start();
   }
-  const std::size_t before = descriptors();
   auto accepting = std::async(std::launch::async, [&] { return listener.accept(); });
   for (std::size_t i = 0; i < crowds.size(); ++i) there.acquire();
   const Connection honest =
@@ -61,8 +66,65 @@ TEST_F(ListenerTest, AThousandPeersThatProveNothingKeepNobodyOut) {
   honest.send("let in");
   EXPECT_EQ(here.recv<std::string>(), "let in");
   EXPECT_LE(descriptors(), before + 512 + 16);  // as many unknown peers as are kept, and a few
+  EXPECT_LE(threads(), threads_before + 1);     // the one that accepted may not be gone yet
   stop.set();
-  for (Process& each : crowds) each.join();
+  for (Process& each : crowds) {
+    each.join();
+    each.close();
+  }
+  // Once they are gone, so is what was kept for them.
+  honest.close();
+  here.close();
+  while (descriptors() > before) EXPECT_THROW(listener.accept(milliseconds(1)), TimeoutError);
+}
+
+// A peer that sends `rounds` frames, with 250 descriptors each.
+void flood(const Address& address, int rounds) {
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_un to{};
+  to.sun_family = AF_UNIX;
+  address.path().copy(to.sun_path, sizeof to.sun_path - 1);
+  if (::connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) throw SystemExit(1);
+  std::array<int, 250> given{};
+  given.fill(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  std::string frame = RawPeer::header(5) + "frame";
+  for (int i = 0; i < rounds; ++i) {
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof given)> control{};
+    iovec bytes{frame.data(), frame.size()};
+    msghdr message{};
+    message.msg_iov = &bytes;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* const head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(sizeof given);
+    std::memcpy(CMSG_DATA(head), given.data(), sizeof given);
+    while (::sendmsg(fd, &message, MSG_NOSIGNAL) < 0) {
+      if (errno == EPIPE || errno == ECONNRESET) return;   // it was hung up on
+      if (errno != ETOOMANYREFS) throw SystemExit(errno);  // else: until some are read
+      ::sched_yield();
+    }
+  }
+}
+
+// Ten thousand in the messages of a connection.
+TEST_F(ListenerTest, DescriptorsThatNobodyAskedForAreNotKept) {
+  constexpr int kRounds = 40;
+  const Listener listener;
+  Process peer(&flood, listener.address(), kRounds);
+  peer.start();
+  const Connection here = listener.accept();
+  EXPECT_EQ(here.recv_bytes(), "frame");
+  const std::size_t before = descriptors();
+  for (int i = 1; i < kRounds; ++i) {
+    EXPECT_EQ(here.recv_bytes(), "frame");
+    EXPECT_LE(descriptors(), before + 8);  // what waiting needs; a message brings 250
+  }
+  EXPECT_THROW((void)here.recv_bytes(), EOFError);
+  peer.join();
+  EXPECT_EQ(peer.exitcode(), 0);
 }
 
 // A deadline is not put off by a byte now and then.
