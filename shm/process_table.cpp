@@ -54,6 +54,10 @@ constexpr std::size_t index_of(ProcessId id) noexcept { return id & (kMaxProcess
 constexpr std::uint32_t generation_of(ProcessId id) noexcept {
   return (id & kProcessIdMask) >> kProcessIndexBits;
 }
+constexpr bool is_reserved(std::uint64_t bits, ProcessId id) noexcept {
+  const Word w = unpack(bits);
+  return w.generation == generation_of(id) && w.state == State::kReserved;
+}
 constexpr ProcessId make_id(std::uint32_t generation, std::size_t index) noexcept {
   return generation << kProcessIndexBits | static_cast<ProcessId>(index);
 }
@@ -115,17 +119,22 @@ ProcessId ProcessTable::reserve() {
 [[gnu::hot]] bool ProcessTable::make_alive(ProcessId id) noexcept {
   Entry& entry = entries_[index_of(id)];
   std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
-  Word w = unpack(seen);
-  if (w.generation != generation_of(id) || w.state != State::kReserved) return false;
+  if (!is_reserved(seen, id)) return false;
   // relaxed: published by the CAS below
   entry.start_time.store(start_clock_now(), std::memory_order_relaxed);
   entry.pid.store(::getpid(), std::memory_order_relaxed);
-  w.state = State::kAlive;
-  w.actor = 0;
-  // PUBLISH entry: release pairs with the acquire in check_alive() and pid(), which then read pid
-  // and start time.
-  return entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_release,
-                                            std::memory_order_relaxed);
+  while (is_reserved(seen, id)) {  // again when entrust() was faster
+    Word w = unpack(seen);
+    w.state = State::kAlive;
+    w.actor = 0;
+    // PUBLISH entry: release pairs with the acquire in check_alive() and pid(), which then read pid
+    // and start time.
+    if (entry.word.compare_exchange_weak(seen, pack(w), std::memory_order_release,
+                                         std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 [[gnu::hot]] void ProcessTable::adopt(ProcessId id) noexcept {
@@ -144,8 +153,8 @@ ProcessId ProcessTable::reserve() {
 void ProcessTable::entrust(ProcessId id, pid_t pid) noexcept {
   Entry& entry = entries_[index_of(id)];
   std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
+  if (!is_reserved(seen, id)) return;
   Word w = unpack(seen);
-  if (w.generation != generation_of(id) || w.state != State::kReserved) return;
   w.actor = static_cast<std::uint32_t>(pid);
   // relaxed: the word says all there is. It fails when the child has adopted it meanwhile.
   entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_relaxed,
@@ -179,17 +188,18 @@ void ProcessTable::cancel(ProcessId id) noexcept {
 bool ProcessTable::revoke(ProcessId id) noexcept {
   Entry& entry = entries_[index_of(id)];
   std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
-  Word w = unpack(seen);
-  if (w.generation != generation_of(id) || w.state != State::kReserved) return false;
-  w.state = State::kDying;
-  w.actor = 0;
-  // PUBLISH death: see mark_dead(); against PUBLISH entry in make_alive(), one of the two CAS wins
-  if (!entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_acq_rel,
-                                          std::memory_order_relaxed)) {
-    return false;
+  while (is_reserved(seen, id)) {
+    Word w = unpack(seen);
+    w.state = State::kDying;
+    w.actor = 0;
+    // PUBLISH death: see mark_dead(); against PUBLISH entry in make_alive(), one of the two wins
+    if (entry.word.compare_exchange_weak(seen, pack(w), std::memory_order_acq_rel,
+                                         std::memory_order_relaxed)) {
+      complete_death(entry, pack(w));
+      return true;
+    }
   }
-  complete_death(entry, pack(w));
-  return true;
+  return false;
 }
 
 void ProcessTable::complete_death(const Entry& entry, std::uint64_t seen) const noexcept {
@@ -281,8 +291,8 @@ bool ProcessTable::check_alive(ProcessId id) noexcept {
   // OBSERVE entry: a child adopts its reservation just before its parent ends; then the word has
   // changed, and what was asked was about the parent
   if (entry.word.load(std::memory_order_acquire) != seen) return check_alive(id);
-  // Nobody may ever wait for it through the library; who asks how it ended learns it from here. One
-  // that has adopted nothing has left no pid.
+  // Nobody may ever wait for it through the library; who asks how it ended learns it from here. Of
+  // a reservation the word does not say whether it names the child or its maker.
   static_assert(kUnknownStatus == -1, "as zombie_status() says it");
   const bool adopted = unpack(seen).state == State::kAlive;
   mark_dead(id, adopted ? zombie_status(entry.pid.load(std::memory_order_relaxed),

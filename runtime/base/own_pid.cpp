@@ -14,9 +14,11 @@ std::atomic<pid_t> remembered{0};
 
 void forget() noexcept { remembered.store(0, std::memory_order_relaxed); }
 
+// While the program loads: a first call beside another thread's fork() would leave the child a
+// guard that somebody holds for ever.
+[[maybe_unused]] const bool watched = (run_after_fork_in_child(&forget), true);
+
 pid_t remember() noexcept {
-  static const bool watched = (run_after_fork_in_child(&forget), true);
-  static_cast<void>(watched);
   const pid_t pid = ::getpid();
   remembered.store(pid, std::memory_order_relaxed);
   return pid;

@@ -45,13 +45,17 @@ void say(const char* format, const char* name, const char* detail) noexcept {
   }
 }
 
-// A living process of the program, 0 when there is none.
+// A living process of the program, 0 when there is none. If any, one that can be waited for: a
+// child that has not used the library has no pid there.
 shm::ProcessId anybody(shm::ProcessTable& table) noexcept {
+  shm::ProcessId reserved = 0;
   for (std::size_t i = 0; i < table.high(); ++i) {
     const shm::ProcessId id = table.id_at(i);
-    if (id != 0 && table.is_present(id) && table.check_alive(id)) return id;
+    if (id == 0 || !table.is_present(id) || !table.check_alive(id)) continue;
+    if (table.pid(id) != 0) return id;
+    reserved = id;
   }
-  return 0;
+  return reserved;
 }
 
 void wait_for_end_of(shm::ProcessTable& table, shm::ProcessId id) noexcept {

@@ -2,12 +2,16 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <set>
 #include <thread>
 #include <vector>
@@ -84,6 +88,38 @@ TEST(ProcessTable, ChildAdoptsLaterAtItsFirstUse) {
   reap(id);
 }
 
+TEST(ProcessTable, ChildAdoptsWhileItsParentEntrusts) {
+  ProcessTable& table = ProcessTable::instance();
+  void* const page =
+      ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  auto& step = *new (page) std::atomic<int>(0);
+  const auto await = [&step](int value) {
+    for (int looks = 0; step != value; ++looks) {
+      if (looks > 10000) ::sched_yield();
+    }
+  };
+  for (int round = 0; round < 1000; ++round) {
+    step = 0;
+    const ProcessId id = table.reserve();
+    const pid_t child = start_child([&] {
+      table.adopt_later(id);
+      if (table.pid(id) != 0) return 1;  // it has the page now
+      step = 1;
+      await(2);
+      return self() == id && table.pid(id) == ::getpid() ? 7 : 3;
+    });
+    await(1);
+    step = 2;
+    for (int wait = round * 7; wait > 0; --wait) (void)step.load();  // the moments differ
+    table.entrust(id, child);
+    ASSERT_EQ(WEXITSTATUS(wait_for(child)), 7) << round;
+    EXPECT_FALSE(table.check_alive(id));
+    reap(id);
+  }
+  ::munmap(page, 4096);
+}
+
 TEST(ProcessTable, EntrustedReservationLastsAsLongAsTheChild) {
   ProcessTable& table = ProcessTable::instance();
   int ids[2];
@@ -117,7 +153,7 @@ TEST(ProcessTable, EntrustedReservationLastsAsLongAsTheChild) {
     ::close(end);
   }
   EXPECT_FALSE(table.check_alive(id));
-  EXPECT_EQ(table.status(id), kUnknownStatus) << "it left no pid by which to ask";
+  EXPECT_EQ(table.status(id), kUnknownStatus) << "nobody can tell whose pid it was";
   reap(id);
   for (const int fd : {ids[0], ids[1], go[0]}) ::close(fd);
 }
