@@ -149,7 +149,11 @@ void ProcessPool::complete_jobs(Lock& lock) {
     completed_.pop_back();
     if (const auto at = std::ranges::find(jobs_, job); at != jobs_.end()) {
       at->reset();
-      spare_nodes_.splice(spare_nodes_.begin(), jobs_, at);
+      if (spare_nodes_.size() < kSpareNodes) {
+        spare_nodes_.splice(spare_nodes_.begin(), jobs_, at);
+      } else {
+        jobs_.erase(at);
+      }
     }
     if (job->ends_silently()) {
       end_job(*job);

@@ -11,6 +11,7 @@
 #include "runtime/base/own_pid.hpp"
 #include "runtime/pool/pool_range.hpp"
 #include "runtime/pool/process_pool.hpp"
+#include "runtime/pool/range_task.hpp"
 #include "shm/arena.hpp"
 #include "shm/reaper.hpp"
 
@@ -167,6 +168,7 @@ void ProcessPool::lose(Lane& lane, std::uint16_t index, const std::exception_ptr
     retry(lane, ticket, slot);
     return;
   }
+  if (ticket.dealt) ChunkCursor(slot.bytes).close();  // a worker that lives yet begins no more
   const JobPtr job = std::move(ticket.job);
   const Piece piece = ticket.piece;
   release(lane, ticket, slot);

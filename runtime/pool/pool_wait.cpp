@@ -200,6 +200,7 @@ bool ProcessPool::spin(Watch& watch) {
   const std::uint64_t us = shm::ticks_per_us();
   std::uint64_t budget = shared_->spin_ns.load(std::memory_order_relaxed) * us / 1000;
   if (watch.copies) budget = std::max(budget, kCarryPause * us);
+  bool soon = false;
   for (std::uint64_t spun = 0; spun <= budget; spun = shm::ticks() - start) {
     const bool grace = watch.grace || watch.dealt != 0;
     if (!may_spin(*shared_) && !(grace && spun < kGrace * us)) break;
@@ -211,10 +212,13 @@ bool ProcessPool::spin(Watch& watch) {
       if (something_arrived(watch.job)) return true;
       shm::cpu_relax();
     }
-    if (anything_arrived(watch.job)) break;
+    if (anything_arrived(watch.job)) {
+      soon = true;  // not late for that: what arrived is looked at, then the wait goes on
+      break;
+    }
   }
   if (watch.dealt != 0) {
-    watch.late = !something_arrived(watch.job);
+    watch.late = !soon && !something_arrived(watch.job);
     return true;
   }
   if (watch.owed != 0) wake(watch);

@@ -260,8 +260,9 @@ class ProcessPool final : public PoolCore {
   std::unique_ptr<Zygote> zygote_;
   std::unique_ptr<PoolTrace> trace_;  ///< null: no timeline
   std::vector<std::unique_ptr<Lane>> lanes_;
-  std::vector<int> seat_shares_;              ///< workers per node, for range jobs
-  std::list<JobPtr> jobs_;                    ///< not completed, by priority, then in turn
+  std::vector<int> seat_shares_;  ///< workers per node, for range jobs
+  std::list<JobPtr> jobs_;        ///< not completed, by priority, then in turn
+  static constexpr std::size_t kSpareNodes = 8;
   std::list<JobPtr> spare_nodes_;             ///< of jobs_, empty: a small call allocates little
   JobPtr spare_small_;                        ///< a SmallRange that has ended well
   std::vector<std::uintptr_t> in_callbacks_;  ///< threads that run callbacks of ended jobs

@@ -145,14 +145,14 @@ void ProcessPool::run_small_range(const RangeCall& call) {
 // count or line in a timeline.
 std::size_t ProcessPool::hands(const Job& job, std::uint64_t chunks) {
   const JobSettings& settings = job.settings();
-  if (chunks < 2 || jobs_.size() != 1 || settings.retries != 0 || !settings.timeout.infinite() ||
-      settings.progress || trace_ || shared_->max_tasks != 0) {
+  if (chunks < 2 || shared_->cpus < 2 || jobs_.size() != 1 || settings.retries != 0 ||
+      !settings.timeout.infinite() || settings.progress || trace_ || shared_->max_tasks != 0) {
     return 0;
   }
   const Load now = load();
   std::size_t awake = now.tasks == 0 ? spinning_workers(0, now) : 0;
   // One that was woken where the parent runs gets no cpu while the parent waits awake.
-  awake = std::min(awake, static_cast<std::size_t>(std::max(1, shared_->cpus - 1)));
+  awake = std::min(awake, static_cast<std::size_t>(shared_->cpus - 1));
   if (awake == 0 || awake >= chunks) return 0;
   dealing_ = &job;
   dealt_since_ = shm::ticks();

@@ -168,7 +168,7 @@ void Worker::execute(TaskRing::Slot& task, int rank) {
   slot_.completed.store(slot_.completed.load(std::memory_order_relaxed) + 1,
                         // COUNT reply: worker.cpp writes, pool_wait.cpp sums
                         std::memory_order_release);
-  bump(slot_.steals[std::min(rank, 7)], 1);
+  bump(slot_.steals[std::min(rank, 7)], chunks);
   bump(slot_.bytes, size + bytes);
   count_task((flags & kWhole) != 0, chunks);
   replied_ = true;
@@ -215,7 +215,7 @@ void Worker::count_task(bool whole, std::uint64_t chunks) {
   bump(slot_.tasks, chunks);
   const std::uint64_t now = shm::ticks();
   bump(slot_.busy_ticks, now - last_ticks_);
-  long_tasks_ = now - last_ticks_ > kShortTask * shm::ticks_per_us();
+  long_tasks_ = now - last_ticks_ > chunks * kShortTask * shm::ticks_per_us();
   last_ticks_ = now;
   if (whole && pool_.max_tasks != 0 && ++tasks_ >= pool_.max_tasks) done_ = true;
 }

@@ -218,6 +218,21 @@ TEST_F(PoolTest, AFewChunksMayWaitForEachOther) {
   }
 }
 
+// more chunks than workers: the second lies behind the first in the same share
+TEST_F(PoolTest, AChunkMayWaitForTheOneBehindIt) {
+  mp::Pool pool(3);
+  for (int round = 0; round < 30; ++round) {
+    for (int i = 0; i < 3; ++i) pool.parallel_for(5, [](std::size_t) {});
+    const Gate gate;
+    const auto wait_for_second = [gate](std::size_t i) {
+      if (i == 1) gate.arrive();
+      while (i == 0 && gate.arrived() < 1) ::usleep(50);
+    };
+    pool.parallel_for(5, wait_for_second, {.chunksize = 1});
+    ASSERT_EQ(gate.arrived(), 1);
+  }
+}
+
 TEST_P(PoolRange, OneOfAFewChunksThatThrowsLeavesTheRest) {
   mp::Pool pool(workers());
   const auto chunks = static_cast<std::size_t>(2 * workers() - 1);
