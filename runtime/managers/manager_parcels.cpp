@@ -27,15 +27,16 @@ Object request_for(const std::string& id, std::uint64_t maker) {
   return manager_request({}, "discard", {Object(id), Object(hex_of(maker))});
 }
 
-// The reply's kind. `sent`: also when the reply does not come.
-std::string ask(ManagerChannel& channel, const Object& request, bool& sent) {
-  channel.take_owed(kTellLimit);
+// The reply's kind. `sent`: also when the reply does not come, or cannot be read.
+std::string ask(ManagerChannel& channel, const Object& request, bool& sent, Timeout limit) {
+  channel.take_owed(limit);
+  ManagerRequest encoded(channel, request);
   try {
-    std::string kind = channel.exchange(request, nullptr, kTellLimit).kind;
+    std::string kind = channel.exchange(encoded, nullptr, limit).kind;
     sent = true;
     return kind;
   } catch (...) {
-    sent = channel.owes();
+    sent = encoded.frame.size() == 0;
     throw;
   }
 }
@@ -126,12 +127,12 @@ void ManagerLink::tell_own(const Dropped& dropped, bool& sent) {
   const Channel channel = session(kTellLimit);
   if (channel->peer() == ManagerChannel::Peer::python) {
     ManagerChannel alone(dial(kTellLimit));
-    ask(alone, request, sent);
+    ask(alone, request, sent, kTellLimit);
     return;
   }
   const std::unique_lock guard(channel->mutex, kTellLimit);
   if (!guard) throw TimeoutError("a manager's server makes an object, or does not answer");
-  ask(*channel, request, sent);
+  ask(*channel, request, sent, kTellLimit);
 }
 
 void ManagerLink::tell_makers(const Dropped& dropped, bool& sent) {
@@ -145,21 +146,22 @@ void ManagerLink::tell_makers(const Dropped& dropped, bool& sent) {
   if (channel != nullptr && !python) {
     const std::unique_lock guard(channel->mutex, std::try_to_lock);
     if (guard) {  // else it may be waiting long, for an object to be made
-      ask(*channel, request, sent);
+      ask(*channel, request, sent, kTellLimit);
       return;
     }
   }
   // As a client of its own, who asks one thing; of CPython's, which has no parcels, for another.
   if (!python) {
     ManagerChannel alone(dial(kTellLimit));
-    if (ask(alone, request, sent) == "#RETURN" || channel != nullptr) return;
+    if (ask(alone, request, sent, kTellLimit) == "#RETURN" || channel != nullptr) return;
   }
   ManagerChannel other(dial(kTellLimit));
-  ask(other, request_for(dropped.id, 0), sent);
+  ask(other, request_for(dropped.id, 0), sent, kTellLimit);
 }
 
 // In front of a call, which waits anyway, and may count the objects. By the session, whose mutex
-// the caller has; null: of a server of CPython's.
+// the caller has; null: of a server of CPython's. What it throws is the call's; what was not sent
+// stays for the next one.
 void ManagerLink::tell_late(ManagerChannel* session) {
   for (;;) {
     Dropped late;
@@ -170,10 +172,18 @@ void ManagerLink::tell_late(ManagerChannel* session) {
       late_.pop_back();
       silent_until_ = {};
     }
-    if (session != nullptr) {
-      session->exchange(request_for(late.id, late.maker));
-    } else {
-      ManagerChannel(dial()).exchange(request_for(late.id, 0));
+    bool sent = false;
+    try {
+      if (session != nullptr) {
+        ask(*session, request_for(late.id, late.maker), sent, {});
+      } else {
+        ManagerChannel alone(dial());
+        ask(alone, request_for(late.id, 0), sent, {});
+      }
+    } catch (...) {
+      const std::scoped_lock guard(links_mutex());
+      if (!sent) late_.push_back(std::move(late));  // no memory: the second error of its kind
+      throw;
     }
   }
 }

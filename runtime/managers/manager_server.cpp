@@ -185,13 +185,18 @@ void ManagerServer::incref(ManagerCaller& caller, const std::string& id) {
   ++client.references[id];
 }
 
+// A client that is counted gives back what it has: what it says twice, or behind the end of the
+// connections by which it had it, would be another's.
 void ManagerServer::decref(ManagerCaller& caller, const std::string& id) {
-  if (!take_reference(id)) return;
   ManagerClient& client = caller.client();
-  if (!client.ends_with_process) return;
-  const std::scoped_lock guard(client.mutex);
-  const auto own = client.references.find(id);
-  if (own != client.references.end() && --own->second == 0) client.references.erase(own);
+  if (client.ends_with_process) {
+    if (find(id) == nullptr) throw KeyError(Object(id).repr());
+    const std::scoped_lock guard(client.mutex);
+    const auto own = client.references.find(id);
+    if (own == client.references.end()) return;
+    if (--own->second == 0) client.references.erase(own);
+  }
+  take_reference(id);
 }
 
 void ManagerServer::depart(ManagerCaller& caller, const std::string& id) {

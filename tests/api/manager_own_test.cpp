@@ -1,6 +1,7 @@
 // A server in this process: its objects are reached from everywhere, and both may end at any time.
 // G04-G06, X05; **beyond** Python, whose proxies of them ask with the process's own key.
 #include <signal.h>
+#include <sys/wait.h>
 
 #include <atomic>
 #include <chrono>
@@ -194,6 +195,13 @@ TEST_P(ManagerOwnFork, AnObjectThatIsGoneCannotBeSentX07) {
 
 using ManagerStopped = LeakCheck;
 
+// And waits until all its threads have stopped.
+void stop(pid_t child) {
+  ASSERT_EQ(::kill(child, SIGSTOP), 0);
+  siginfo_t info{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &info, WSTOPPED | WNOWAIT), 0);
+}
+
 // Who drops the last of a parcel does not wait until a server that was stopped goes on.
 TEST_F(ManagerStopped, ADroppedParcelDoesNotWaitForAStoppedServer) {
   auto manager = Manager();
@@ -234,6 +242,27 @@ TEST_F(ManagerStopped, AnInterruptInADestructorIsTheNextCallsX07S35) {
     EXPECT_EQ(::kill(server, SIGCONT), 0);
     const auto ends = Pipe();
     EXPECT_THROW((void)ends.first.poll(std::chrono::hours(1)), KeyboardInterrupt);
+    EXPECT_EQ(manager.number_of_objects(), 0U);
+    if (HasFailure()) throw SystemExit(1);
+  });
+  process.start();
+  process.join();
+  EXPECT_EQ(process.exitcode(), 0);
+}
+
+// What waited to be told is told by the call behind one that was interrupted.
+TEST_F(ManagerStopped, AnInterruptedCallLosesNoDroppedProxyX07S35) {
+  Process process([] {
+    install_sigint();
+    auto manager = Manager();
+    const pid_t server = active_children().at(0).pid().value();
+    std::vector<ListProxy> lists;
+    for (int i = 0; i < 4; ++i) lists.push_back(manager.list());
+    stop(server);
+    lists.clear();
+    EXPECT_EQ(::raise(SIGINT), 0);
+    EXPECT_THROW((void)manager.number_of_objects(), KeyboardInterrupt);
+    EXPECT_EQ(::kill(server, SIGCONT), 0);
     EXPECT_EQ(manager.number_of_objects(), 0U);
     if (HasFailure()) throw SystemExit(1);
   });

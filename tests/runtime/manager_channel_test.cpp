@@ -1,10 +1,14 @@
-// A client's connection to a manager's server: when another thread may take it away.
+// A client's connection to a manager's server: when another thread may take it away, and what is
+// told by it once.
 #include <gtest/gtest.h>
 
 #include <millrace/connection.hpp>
+#include <millrace/listener.hpp>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "runtime/managers/manager_link.hpp"
 #include "tests/leak_check.hpp"
@@ -69,6 +73,28 @@ TEST_F(ManagerChannelTest, WhatFailedHoldsNothingAndGivesNothingBack) {
   called("other", "release");
   called("lock", "acquire", true, "#ERROR");
   EXPECT_TRUE(channel_.take_away());
+}
+
+// A server of CPython's that answers a decref by what is no reply. X07
+TEST(ManagerLinkTest, WhatWasSentIsNotSentAgain) {
+  const connection::Listener listener({.authkey = "key"});
+  int decrefs = 0;
+  std::thread server([&] {
+    std::vector<Connection> open;
+    for (std::string method; method != "number_of_objects";) {
+      open.push_back(listener.accept());
+      method = open.back().recv<Object>()[1].as<std::string>();
+      const bool decref = method == "decref";
+      decrefs += decref ? 1 : 0;
+      open.back().send(decref ? Object(7) : Object(Tuple{"#RETURN", Object()}));
+    }
+  });
+  const auto link = ManagerLink::to({listener.address(), "key", true});
+  link->adopt("1");
+  link->decref("1");
+  link->call_server("number_of_objects", {});
+  server.join();
+  EXPECT_EQ(decrefs, 1);
 }
 
 }  // namespace

@@ -228,6 +228,19 @@ TEST_F(ManagerSessionTest, WhatAServerOrAClientSaysOfItselfProvesNothingForOther
   EXPECT_NE(reply_to_own_frame(unknown).repr().find("UnpicklingError"), std::string::npos);
 }
 
+TEST_F(ManagerSessionTest, AProcessGivesBackOnlyWhatItHasX07) {
+  auto maker = process(1);
+  auto other = process(2);
+  const Object id = maker->value({}, "create", {Object("list")})[0];
+  other->value({}, "incref", {id});
+  maker->value({}, "decref", {id});
+  maker->value({}, "decref", {id});
+  process(3)->value({}, "decref", {id});
+  EXPECT_EQ(server.number_of_objects(), 1U);
+  other->value({}, "decref", {id});
+  EXPECT_EQ(server.number_of_objects(), 0U);
+}
+
 TEST_F(ManagerSessionTest, ManyObjectsComeAndGoAndNothingIsLeft) {
   auto peer = process(9);
   for (int i = 0; i < 20000; ++i) {
