@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -102,26 +101,22 @@ bool Bell::open() noexcept {
   return false;
 }
 
-// From now on this process alone says which bell there is. A maker takes a few system calls, and
-// never waits for anybody.
-void Bell::claim() noexcept {
+// Not `no`: from now on this process alone says which bell there is. `abandoned`: another died
+// while it did. Waits for nobody.
+shm::Got Bell::try_claim() noexcept {
   const std::uint64_t mine = shm::self();
-  for (;;) {
-    std::uint64_t seen = 0;
-    // MAKE bell: acquire pairs with the release in arm(): what the last one has entered is found
-    if (state_.maker.compare_exchange_strong(seen, mine, std::memory_order_acquire,
-                                             std::memory_order_relaxed)) {
-      return;
-    }
-    const auto other = static_cast<shm::ProcessId>(seen);
-    // MAKE bell: acquire, as above; what a dead one published is found, or nobody heard of it
-    if (!shm::ProcessTable::instance().check_alive(other) &&
-        state_.maker.compare_exchange_strong(seen, mine, std::memory_order_acquire,
-                                             std::memory_order_relaxed)) {
-      return;
-    }
-    ::sched_yield();
+  std::uint64_t seen = 0;
+  // MAKE bell: acquire pairs with the release in try_arm(): what the last one has entered is found
+  if (state_.maker.compare_exchange_strong(seen, mine, std::memory_order_acquire,
+                                           std::memory_order_relaxed)) {
+    return shm::Got::yes;
   }
+  const auto other = static_cast<shm::ProcessId>(seen);
+  // MAKE bell: acquire, as above; what a dead one published is found, or nobody heard of it
+  const bool replaced = !shm::ProcessTable::instance().check_alive(other) &&
+                        state_.maker.compare_exchange_strong(seen, mine, std::memory_order_acquire,
+                                                             std::memory_order_relaxed);
+  return replaced ? shm::Got::abandoned : shm::Got::no;
 }
 
 void Bell::make() {
@@ -147,7 +142,7 @@ void Bell::make() {
   // PUBLISH bell: release pairs with OBSERVE bell in open()
   state_.inode.store(inode_, std::memory_order_release);
   // What was rung went to a bell that is gone. RING bell: seq_cst, behind the publication, so that
-  // whoever rings from here on finds this one, and before arm()'s caller looks at the ring
+  // whoever rings from here on finds this one, and before try_arm()'s caller looks at the ring
   state_.rung.store(BellState::kQuiet, std::memory_order_seq_cst);
 }
 
@@ -206,15 +201,17 @@ void Bell::share_all() noexcept {
   for (Bell* bell = g_waited_on; bell != nullptr; bell = bell->next_) bell->share();
 }
 
-void Bell::arm() {
+bool Bell::try_arm() {
+  const shm::Got claim = try_claim();
+  if (claim == shm::Got::no) return false;
   {
-    claim();
     struct Release {
       std::atomic<std::uint64_t>& maker;
-      ~Release() { maker.store(0, std::memory_order_release); }  // MAKE bell: see claim()
+      ~Release() { maker.store(0, std::memory_order_release); }  // MAKE bell: see try_claim()
     } const release{state_.maker};
     if (open()) {
       enter();
+      if (claim == shm::Got::abandoned) take_over();
     } else {
       make();
     }
@@ -224,6 +221,14 @@ void Bell::arm() {
   settle();
   // ARM bell: seq_cst, before the look at the ring; a writer that misses it has published before
   state_.armed.store(1, std::memory_order_seq_cst);
+  return true;
+}
+
+// The bell that a dead maker has published: what `rung` says may be of the one before.
+void Bell::take_over() noexcept {
+  // RING bell: seq_cst, as in make()
+  state_.rung.store(BellState::kQuiet, std::memory_order_seq_cst);
+  add_unit();
 }
 
 void Bell::ring() noexcept {
@@ -236,7 +241,7 @@ void Bell::ring() noexcept {
 
 bool Bell::attend() noexcept {
   const auto alone = [this] {
-    // WAITER: seq_cst, behind the claim of `rung`; pairs with arm(): one sees the other
+    // WAITER: seq_cst, behind the claim of `rung`; pairs with try_arm(): one sees the other
     return state_.waiter.load(std::memory_order_seq_cst) == shm::self();
   };
   std::uint32_t seen = BellState::kQuiet;

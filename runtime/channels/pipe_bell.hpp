@@ -21,8 +21,10 @@
 //          descriptors and may poll them without asking; attended goes to quiet, and then ring. It
 //          enters the descriptor as its own, for its parent may end
 //   make   a new one, when nobody living has the bell: rung = quiet once it can be found, then arm.
-//          Of those who arm at one moment only `maker` looks whether there is one, and makes it:
-//          the others wait until it has, or is dead, and open what they find then
+//          Of those who arm at one moment only `maker` looks whether there is one, and makes it,
+//          in a few system calls. The others try again when it has told them, or is dead, and open
+//          what they find then. In between they hold no lock: a maker that is stopped holds up
+//          those who arm, no one else, and each of them can be interrupted, or its end closed
 //   whoever takes a dead process's send or recv lock, or sets `gone`, adds a unit
 // Without "first see" the reader takes the unit of a writer that publishes just then.
 //
@@ -37,7 +39,11 @@
 // What happens when a process dies between any two steps: a unit too many, which the next quiet()
 // takes; or rung without a unit, which only a holder of the send lock leaves, or attended by the
 // dead, which only a holder of the recv lock leaves: see the last rule; or a dead `maker`, whom the
-// next one replaces.
+// next one that arms replaces. What that one made and nobody heard of is gone with it. What it
+// published can be there still, in a process that opened it to add a unit, while `rung` is what it
+// was for the bell before: who replaces a maker and finds a bell sets rung to quiet and adds a
+// unit. (Quiet first and then published would be no cure: who rings in between rings nothing, rung
+// stays.)
 //
 // A unit too many is one poll that finds nothing: poll() and a recv() that has to sleep take one
 // each time they find the ring empty, so whoever polls and then looks does not go round for ever.
@@ -68,8 +74,9 @@ class Bell {
     // ARM bell: pipe_bell.cpp writes; seq_cst, behind the caller's barrier after publishing
     return state_.armed.load(std::memory_order_seq_cst) != 0;
   }
-  /// Opens or makes it for this process to wait on. Throws std::system_error.
-  void arm();
+  /// Opens or makes it for this process to wait on. False while another living process does: try
+  /// again. Does not block. Throws std::system_error.
+  [[nodiscard]] bool try_arm();
   /// True when ring() would add a unit. Without the mutex, behind the publication.
   /// Memory ordering: a store-load barrier before the look.
   [[nodiscard]] bool wants_ring() const noexcept {
@@ -92,15 +99,16 @@ class Bell {
   [[nodiscard]] bool readable() noexcept;
   void take_unit() noexcept;
   [[nodiscard]] BellState& state() const noexcept { return state_; }
-  /// The descriptor, -1 before arm().
+  /// The descriptor, -1 before try_arm().
   [[nodiscard]] int fd() const noexcept { return fd_; }
   /// Closes the descriptor.
   void forget() noexcept;
 
  private:
   bool open() noexcept;
-  void claim() noexcept;
+  shm::Got try_claim() noexcept;
   void make();
+  void take_over() noexcept;
   void enter() noexcept;
   void become_waiter() noexcept;
   void share() noexcept;

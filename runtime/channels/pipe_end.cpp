@@ -189,8 +189,8 @@ int PipeEnd::fileno() {
   {
     const std::lock_guard guard(bell_mutex());
     if (epoll_ >= 0 && epoll_owner_ == own_pid()) return epoll_;
-    open_epoll();
   }
+  wait_for_epoll();
   RecvTurn turn(*this);
   if (readable() && turn.try_take() && !in().consumer().try_peek() && !peer_gone()) return epoll_;
   const std::lock_guard guard(bell_mutex());
@@ -198,9 +198,34 @@ int PipeEnd::fileno() {
   return epoll_;
 }
 
-// With bell_mutex(). A forked child has its parent's at first: its own takes the same number.
+// Another process may be about to say which bell there is, and be stopped: it is waited for without
+// a lock, on the receivers' spot, where close() and SIGINT rouse who waits.
+void PipeEnd::wait_for_epoll() {
+  if (try_open_epoll()) return;
+  shm::Pace pace(Timeout::Clock::time_point::max());
+  for (;;) {
+    [[maybe_unused]] const auto sleep = pace.sleep(in().items);
+    const auto key = in().items.prepare();
+    if (try_open_epoll()) return;
+    pace.check();
+    in().items.wait(key, pace.until());
+    pace.tick();
+  }
+}
+
+bool PipeEnd::try_open_epoll() {
+  const std::lock_guard guard(bell_mutex());
+  check_open();  // shut() comes to the mutex later, and closes what is opened here
+  if (epoll_ >= 0 && epoll_owner_ == own_pid()) return true;  // by another thread
+  if (!bell_in_.try_arm()) return false;
+  in().items.notify_all();  // see wait_for_epoll()
+  open_epoll();
+  return true;
+}
+
+// With bell_mutex(), armed. A forked child has its parent's at first: its own takes the same
+// number.
 void PipeEnd::open_epoll() {
-  bell_in_.arm();
   const int made = ::epoll_create1(EPOLL_CLOEXEC);
   if (made < 0) {
     throw std::system_error(errno, std::generic_category(), "epoll_create1 for fileno()");

@@ -75,6 +75,8 @@ class PipeEnd final : public ConnectionEnd {
   void ring_for_the_living() noexcept;
 
   // fileno().
+  void wait_for_epoll();
+  bool try_open_epoll();
   void open_epoll();
   void watch_peers();
   bool watch(shm::ProcessId process);

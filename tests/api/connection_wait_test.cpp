@@ -214,7 +214,10 @@ TEST_F(ConnectionWaitTest, ProcessesThatAskForFilenoAtOnceAreAllTold) {  // N03
     }
     for (int k = 0; k < 2; ++k) asked.acquire();
     for (int k = 0; k < 2; ++k) a.send(k);
-    for (Process& each : both) each.join();
+    for (Process& each : both) {
+      each.join();
+      ASSERT_EQ(each.exitcode(), 0);
+    }
   }
   ::munmap(memory, sizeof(Count));
 }

@@ -1,12 +1,26 @@
-// Connection's calls over an end that is no pipe and no socket.
+// Connection's calls over an end that is no pipe and no socket. A Pipe's fileno() while another
+// process, which has stopped or died, decides which bell there is.
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <functional>
 #include <map>
+#include <memory>
 #include <millrace/connection.hpp>
 #include <millrace/millrace.hpp>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "runtime/channels/pipe_end.hpp"
+#include "shm/process_table.hpp"
+#include "tests/api/sigint_support.hpp"
+#include "tests/leak_check.hpp"
 #include "tests/runtime/memory_end.hpp"
 
 namespace millrace::test {
@@ -163,6 +177,170 @@ TEST(ConnectionEnd, CloseIsForAllCopies) {  // N04, N09
 TEST(ConnectionEnd, OneOfThisProcessOnlyDoesNotTravel) {
   auto [a, b] = memory_pipe();
   EXPECT_THROW(a.send(b), TypeError);
+}
+
+// ---- a Pipe's bell (pipe_bell.hpp)
+
+class PipeBell : public LeakCheck {};
+
+// A Pipe without its handles: end 1 receives what end 0 sends.
+class BarePipe {
+ public:
+  BarePipe() {
+    for (unsigned side = 0; side < 2; ++side) {
+      body().direction[side].make(rings_ + side * ring_);
+      ends_[side] = end(side);
+    }
+  }
+
+  runtime::Direction& way() { return body().direction[1]; }
+  runtime::PipeEnd& receiver() { return *ends_[1]; }
+  void close() {
+    for (auto& each : ends_) each->close();
+  }
+  void send() {
+    const auto byte = std::byte{7};
+    const runtime::FramePart part(&byte, 1);
+    ends_[0]->send(runtime::FrameKind::bytes, {&part, 1});
+  }
+
+ private:
+  runtime::PipeBody& body() { return *static_cast<runtime::PipeBody*>(body_.payload()); }
+  std::unique_ptr<runtime::PipeEnd> end(unsigned side) {
+    void* holder = nullptr;
+    void* const token = shm::create_object({64, shm::object_type<runtime::PipeSide>()}, &holder);
+    body().side[side].token = shm::watch_object(token);
+    const runtime::ConnectionObject object{reinterpret_cast<std::uint64_t>(body_.payload()),
+                                           runtime::EndKind::pipe, side, true, true};
+    return std::make_unique<runtime::PipeEnd>(object, token);
+  }
+
+  const std::size_t ring_ =
+      (shm::SpscRing::bytes_for(runtime::Direction::kGeometry) + 63) / 64 * 64;
+  shm::ObjectRef body_{shm::ObjectRequest{.bytes = sizeof(runtime::PipeBody) + 2 * ring_,
+                                          .type = shm::object_type<runtime::PipeBody>()}};
+  std::byte* rings_ = static_cast<std::byte*>(body_.payload()) + sizeof(runtime::PipeBody);
+  std::unique_ptr<runtime::PipeEnd> ends_[2];
+};
+
+// A process that has done something, and is stopped.
+class Stopped {
+ public:
+  explicit Stopped(const std::function<void()>& done = [] {}) {
+    int ends[2];
+    if (::pipe(ends) != 0) std::abort();
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      done();
+      const shm::ProcessId id = shm::self();
+      if (::write(ends[1], &id, sizeof id) != sizeof id) ::_exit(1);
+      for (;;) ::pause();
+    }
+    ::close(ends[1]);
+    EXPECT_EQ(::read(ends[0], &id_, sizeof id_), static_cast<ssize_t>(sizeof id_));
+    ::close(ends[0]);
+    signal(SIGSTOP, WUNTRACED);
+  }
+  Stopped(const Stopped&) = delete;
+  Stopped& operator=(const Stopped&) = delete;
+  ~Stopped() { kill(); }
+
+  [[nodiscard]] shm::ProcessId id() const { return id_; }
+  void kill() {
+    signal(SIGKILL, 0);
+    pid_ = -1;
+  }
+
+ private:
+  void signal(int number, int wait) const {
+    if (pid_ <= 1) return;
+    EXPECT_EQ(::kill(pid_, number), 0);
+    EXPECT_EQ(::waitpid(pid_, nullptr, wait), pid_);
+  }
+
+  pid_t pid_ = -1;
+  shm::ProcessId id_ = 0;
+};
+
+bool is_readable(int fd) {
+  pollfd look{fd, POLLIN, 0};
+  return ::poll(&look, 1, 0) == 1;
+}
+
+// A thread that asks for fileno(), and has come to where it waits for the maker.
+template <class Ask>
+std::thread waiting(BarePipe& pipe, Ask ask) {
+  std::thread asks(ask);
+  while (!pipe.way().items.maybe_asleep()) std::this_thread::yield();
+  return asks;
+}
+
+TEST_F(PipeBell, AStoppedMakerHoldsUpWhoAsksAndNobodyElse) {
+  BarePipe pipe;
+  BarePipe other;
+  EXPECT_FALSE(is_readable(other.receiver().fileno()));
+  Stopped maker;
+  pipe.way().bell.maker = maker.id();
+  int fd = -1;
+  std::thread asks = waiting(pipe, [&] { fd = pipe.receiver().fileno(); });
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  EXPECT_EQ(::waitpid(child, nullptr, 0), child);
+  other.send();
+  EXPECT_TRUE(is_readable(other.receiver().fileno()));
+  other.close();
+  maker.kill();
+  asks.join();
+  EXPECT_FALSE(is_readable(fd));
+  pipe.send();
+  EXPECT_TRUE(is_readable(fd));
+}
+
+TEST_F(PipeBell, WhoWaitsForAStoppedMakerIsEndedByClose) {
+  BarePipe pipe;
+  const Stopped maker;
+  pipe.way().bell.maker = maker.id();
+  std::thread asks =
+      waiting(pipe, [&] { EXPECT_THROW((void)pipe.receiver().fileno(), std::system_error); });
+  pipe.close();
+  asks.join();
+}
+
+TEST_F(PipeBell, WhoWaitsForAMakerIsInterrupted) {
+  const shm::ProcessId living = shm::self();
+  EXPECT_EQ(run_forked([living] {
+              install_sigint();
+              BarePipe pipe;
+              pipe.way().bell.maker = living;
+              const Interrupter interrupter(5ms);
+              return pipe.receiver().fileno() < 0 ? 1 : 2;
+            }).code,
+            100);
+}
+
+// `rung` is still that of the bell before: the maker died before it said that this one is quiet.
+TEST_F(PipeBell, OneThatADeadMakerPublishedIsRung) {
+  BarePipe pipe;
+  Stopped maker([&] { (void)pipe.receiver().fileno(); });
+  runtime::BellState& state = pipe.way().bell;
+  const std::lock_guard guard(runtime::bell_mutex());
+  runtime::Bell bell(state);
+  const auto empty = [&] {
+    while (bell.readable()) bell.take_unit();
+  };
+  empty();
+  ASSERT_GE(bell.fd(), 0) << "it was found in the maker's process";
+  state.rung = runtime::BellState::kRung;
+  state.maker = maker.id();
+  EXPECT_FALSE(bell.try_arm());
+  maker.kill();
+  EXPECT_TRUE(bell.try_arm());
+  EXPECT_TRUE(bell.readable());
+  empty();
+  bell.ring();
+  EXPECT_TRUE(bell.readable());
+  bell.leave();
 }
 
 }  // namespace
