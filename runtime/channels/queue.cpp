@@ -3,9 +3,12 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <system_error>
+#include <utility>
 
 #include "runtime/base/fd_bag.hpp"
+#include "runtime/channels/discarded_item.hpp"
 #include "runtime/channels/queue_call.hpp"
 #include "shm/arena.hpp"
 #include "shm/object.hpp"
@@ -24,12 +27,15 @@ std::uint64_t next_id() {
 }
 
 void drop_item(std::uint64_t discard, std::byte* bytes, std::size_t size) noexcept {
+  const DiscardedItem scope(bytes, size);
   try {
     const auto id = static_cast<FunctionId>(discard);
     if (id != 0) reinterpret_cast<ItemDiscard*>(resolve_function(id))(bytes, size);
   } catch (...) {  // what it referred to stays until the program ends
   }
 }
+constinit thread_local const DiscardedItem* g_discarded = nullptr;  // the innermost
+
 [[maybe_unused]] const bool g_hooked = (shm::set_queue_discard(&drop_item), true);
 
 // Empties the cell and frees the slot, however the reader ends.
@@ -59,6 +65,19 @@ void read_cell(QueueCell& cell, std::uint64_t word, ItemReader read, void* to) {
 }
 
 }  // namespace
+
+DiscardedItem::DiscardedItem(const std::byte* item, std::size_t bytes) noexcept
+    : begin_(item), end_(item + bytes), outer_(std::exchange(g_discarded, this)) {}
+DiscardedItem::~DiscardedItem() { g_discarded = outer_; }
+
+bool DiscardedItem::is_read_by(wire::Reader& in) noexcept {
+  if (in.references() != wire::References::take) return false;
+  const std::byte* const place = in.skip(0);
+  for (const DiscardedItem* each = g_discarded; each != nullptr; each = each->outer_) {
+    if (!std::less<>()(place, each->begin_) && !std::less<>()(each->end_, place)) return true;
+  }
+  return false;
+}
 
 void throw_closed(const shm::ObjectRef& queue, const QueueState& state) {
   if (state.kind == QueueKind::simple) {

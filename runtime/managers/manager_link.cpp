@@ -74,7 +74,7 @@ struct ForkedLinks {
   }
   static void in_child() noexcept {
     std::vector<Channel> parents;
-    std::vector<std::shared_ptr<ManagerLink>> kept;  // for parcels of the parent's
+    std::vector<std::shared_ptr<ManagerLink>> kept;  // for what the parent tells
     for (ManagerLink* const each : links()) {
       kept.push_back(std::move(each->kept_));
       for (const auto& channel : each->channels_) {
@@ -85,6 +85,7 @@ struct ForkedLinks {
       // many, if the server has copied them.
       const bool copied = each->for_child_ != nullptr;
       std::erase_if(each->late_, [&](const auto& late) { return !copied || late.maker != 0; });
+      kept.push_back(each->stay_while_late());
       parents.push_back(std::exchange(each->session_, std::move(each->for_child_)));
       each->client_ = each->child_ != 0 ? each->child_ : random_number();
       each->child_ = 0;
@@ -151,6 +152,11 @@ std::shared_ptr<ManagerLink> ManagerLink::to(const Target& target) {
     for (ManagerLink* const each : links()) {
       auto alive = each->weak_from_this().lock();
       if (alive == nullptr) continue;
+      if (each->late_keeps_ != nullptr && each->session_ != nullptr && each->session_->hung_up()) {
+        each->late_.clear();  // the server has ended
+        each->session_.reset();
+        others.push_back(each->stay_while_late());
+      }
       if (each->target_.address == target.address && each->target_.authkey == target.authkey &&
           !each->ended_.load(std::memory_order_relaxed)) {
         return alive;
@@ -312,9 +318,12 @@ void ManagerLink::shut_down() noexcept {
   ended_.store(true, std::memory_order_relaxed);  // a hint to those who would call
   std::vector<Channel> open;
   std::shared_ptr<ManagerLink> kept;
+  std::shared_ptr<ManagerLink> late;
   {
     const std::scoped_lock guard(links_mutex());
     kept = std::move(kept_);
+    late_.clear();
+    late = stay_while_late();
     for (const auto& each : channels_) {
       if (Channel channel = each.lock()) open.push_back(std::move(channel));
     }

@@ -160,8 +160,8 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   std::uint64_t depart(const std::string& id);
   /// Gives back what depart() in some process has kept. Never throws, as decref(). A server that
   /// was stopped is waited for 1 s at each step, and then told before the next call_server(), with
-  /// a later decref() or discard() when 10 s have passed, or by the maker's end. A
-  /// KeyboardInterrupt meanwhile is left to the next call that waits.
+  /// a later decref() or discard() when 10 s have passed, or by the maker's end; until then the
+  /// link lives. A KeyboardInterrupt meanwhile is left to the next call that waits.
   void discard(const std::string& id, std::uint64_t maker) noexcept;
   /// The server has been told to end: nothing is sent any more, connections are closed.
   void shut_down() noexcept;
@@ -186,6 +186,7 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   void tell_own(const Dropped& dropped, bool& sent);
   void tell_makers(const Dropped& dropped, bool& sent);
   void tell_late(ManagerChannel* session);
+  [[nodiscard]] std::shared_ptr<ManagerLink> stay_while_late() noexcept;
   Channel thread_channel();
   Channel superfluous();
   void drop(const Channel& channel) noexcept;
@@ -200,6 +201,7 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   std::vector<std::weak_ptr<ManagerChannel>> channels_;
   std::unordered_map<std::string, std::uint64_t> references_;
   std::vector<Dropped> late_;                  // not told yet
+  std::shared_ptr<ManagerLink> late_keeps_;    // itself, while there are any
   Timeout::Clock::time_point silent_until_{};  // until then none is tried
   std::shared_ptr<ManagerLink> kept_;          // itself, by depart(); a forked child has none
   Channel for_child_;                          // between a fork's beginning and its end

@@ -78,26 +78,42 @@ void ManagerLink::discard(const std::string& id, std::uint64_t maker) noexcept {
 }
 
 void ManagerLink::give_back(const std::string& id, std::uint64_t maker) noexcept {
+  std::shared_ptr<ManagerLink> told;  // let go of behind the lock; the caller has another
   try {
     std::vector<Dropped> late;
     {
       const std::scoped_lock guard(links_mutex());
       late_.push_back({id, maker});
-      if (Timeout::Clock::now() < silent_until_) return;
+      if (Timeout::Clock::now() < silent_until_) {
+        told = stay_while_late();
+        return;
+      }
       late.swap(late_);
     }
     while (!late.empty()) {
       const Heard heard = tell(late.back());
-      if (heard == Heard::over) return;
       if (heard == Heard::later) break;
-      late.pop_back();
+      if (heard == Heard::over) late.clear();
+      if (heard == Heard::yes) late.pop_back();
     }
-    if (late.empty()) return;
     const std::scoped_lock guard(links_mutex());
     late_.insert(late_.end(), late.begin(), late.end());
+    told = stay_while_late();
   } catch (const std::bad_alloc&) {
     static_cast<void>(0);  // it goes with its maker, or this process
   }
+}
+
+// Behind a change of late_, under the lock: the link lives while it has something to tell; who
+// made it anew would not know of that, nor that the server is silent. What it gives back is let
+// go of without the lock.
+std::shared_ptr<ManagerLink> ManagerLink::stay_while_late() noexcept {
+  // relaxed: as in depart()
+  if (late_.empty() || ended_.load(std::memory_order_relaxed)) {
+    return std::exchange(late_keeps_, nullptr);
+  }
+  if (late_keeps_ == nullptr) late_keeps_ = weak_from_this().lock();
+  return nullptr;
 }
 
 // Later: it was not sent. Over: the server has ended, and has nothing to be given back to.
@@ -163,10 +179,12 @@ void ManagerLink::tell_makers(const Dropped& dropped, bool& sent) {
 // the caller has; null: of a server of CPython's. What it throws is the call's; what was not sent
 // stays for the next one.
 void ManagerLink::tell_late(ManagerChannel* session) {
+  std::shared_ptr<ManagerLink> told;  // as in give_back()
   for (;;) {
     Dropped late;
     {
       const std::scoped_lock guard(links_mutex());
+      told = stay_while_late();
       if (late_.empty()) return;
       late = std::move(late_.back());
       late_.pop_back();
@@ -183,6 +201,7 @@ void ManagerLink::tell_late(ManagerChannel* session) {
     } catch (...) {
       const std::scoped_lock guard(links_mutex());
       if (!sent) late_.push_back(std::move(late));  // no memory: the second error of its kind
+      told = stay_while_late();
       throw;
     }
   }

@@ -9,6 +9,7 @@
 
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/base/own_pid.hpp"
+#include "runtime/channels/discarded_item.hpp"
 #include "runtime/managers/manager_proxy.hpp"
 #include "runtime/managers/manager_session.hpp"
 #include "shm/arena.hpp"
@@ -187,7 +188,9 @@ void encode_proxy(wire::Writer& out, const BaseProxy& proxy) {
   }
 }
 
+// Of a queue's item that is discarded: a proxy of nothing, and the parcel has lost its message.
 ProxyRef decode_proxy(wire::Reader& in) {
+  const bool discarded = DiscardedItem::is_read_by(in);
   const auto address = in.take<std::uint64_t>();
   if (address == 0) return proxy_of_parts(take_parts(in));
   const bool take = in.references() == wire::References::take;
@@ -198,6 +201,7 @@ ProxyRef decode_proxy(wire::Reader& in) {
       if (payload != nullptr) leave_parcel(payload);
     }
   } const leave{take ? parcel.payload() : nullptr};
+  if (discarded) return nullptr;
   return proxy_of_parts(parts_in(parcel.payload()));
 }
 

@@ -13,7 +13,8 @@
 // Deaths. Of the maker, between any two steps: its last connection ends, and the server takes all
 // its references off, also those of parcels. Of a reader or dropper: its memory of the parcel is
 // swept as for all handles; dead between taking a message and the end of that, it leaves `holders`
-// too high, and the object lives until the maker ends. Of the server: nothing more is sent.
+// too high, and the object lives until the maker ends; so it does if it ends before it could tell a
+// server that was stopped. Of the server: nothing more is sent.
 #pragma once
 
 #include <millrace/proxy.hpp>
@@ -35,7 +36,7 @@ class ProxiesByName {
 /// The parcel of a state of this process's; made if need be. Any thread.
 shm::ObjectRef parcel_of(ProxyState& state);
 /// One holder less of an inherited or made parcel; the last one tells the server, and waits at most
-/// some seconds for it (ManagerLink::discard), longer only where its queue of connections is full.
+/// some seconds for it (ManagerLink::discard).
 void leave_parcel(void* parcel) noexcept;
 
 }  // namespace millrace::runtime

@@ -209,7 +209,7 @@ TEST_F(ManagerStopped, ADroppedParcelDoesNotWaitForAStoppedServer) {
   {
     std::vector<ListProxy, shared_allocator<ListProxy>> shared;
     for (int i = 0; i < 3; ++i) shared.push_back(manager.list());
-    ASSERT_EQ(::kill(server, SIGSTOP), 0);
+    stop(server);
   }
   ASSERT_EQ(::kill(server, SIGCONT), 0);
   EXPECT_EQ(manager.number_of_objects(), 0U);  // what was not sent went in front of it
@@ -223,7 +223,7 @@ TEST_F(ManagerStopped, ADroppedProxyDoesNotWaitForAStoppedServerX07) {
   const pid_t server = active_children().at(0).pid().value();
   std::vector<ListProxy> lists;
   for (int i = 0; i < 3; ++i) lists.push_back(manager.list());
-  ASSERT_EQ(::kill(server, SIGSTOP), 0);
+  stop(server);
   lists.clear();
   ASSERT_EQ(::kill(server, SIGCONT), 0);
   EXPECT_EQ(manager.number_of_objects(), 0U);
@@ -236,7 +236,7 @@ TEST_F(ManagerStopped, AnInterruptInADestructorIsTheNextCallsX07S35) {
     auto manager = Manager();
     const pid_t server = active_children().at(0).pid().value();
     std::optional<ListProxy> list(manager.list());
-    EXPECT_EQ(::kill(server, SIGSTOP), 0);
+    stop(server);
     EXPECT_EQ(::raise(SIGINT), 0);
     list.reset();
     EXPECT_EQ(::kill(server, SIGCONT), 0);
@@ -267,6 +267,58 @@ TEST_F(ManagerStopped, AnInterruptedCallLosesNoDroppedProxyX07S35) {
     if (HasFailure()) throw SystemExit(1);
   });
   process.start();
+  process.join();
+  EXPECT_EQ(process.exitcode(), 0);
+}
+
+// Nor who drops a queue in which proxies wait.
+TEST_F(ManagerStopped, ADroppedQueueDoesNotWaitForAStoppedServerX07) {
+  auto manager = Manager();
+  const pid_t server = active_children().at(0).pid().value();
+  std::optional<Queue<Object>> queue(Queue<Object>{});
+  for (int i = 0; i < 3; ++i) queue->put(Object(List{Object(manager.list()), 1}));
+  EXPECT_EQ(manager.number_of_objects(), 3U);
+  stop(server);
+  queue.reset();
+  ASSERT_EQ(::kill(server, SIGCONT), 0);
+  EXPECT_EQ(manager.number_of_objects(), 0U);
+}
+
+// Also a process that has no other proxy of the server tells it later.
+TEST_F(ManagerStopped, WhoHasNoProxyLeftTellsItLaterX07) {
+  const auto [here, there] = Pipe();
+  const Event drop;
+  const Event dropped;
+  const Event end;
+  Process process([there = there, drop, dropped, end] {
+    std::optional queue(there.recv<Queue<ListProxy>>());
+    drop.wait();
+    queue.reset();
+    dropped.set();
+    there.recv<ListProxy>().append(1);
+    end.wait();
+  });
+  process.start();  // before there is a manager that it could inherit
+  auto manager = Manager();
+  {
+    const Queue<ListProxy> queue;
+    for (int i = 0; i < 3; ++i) queue.put(manager.list());
+    here.send(queue);
+  }
+  EXPECT_EQ(manager.number_of_objects(), 3U);
+  pid_t server = 0;
+  for (const auto& each : active_children()) {
+    if (each.pid() != process.pid()) server = each.pid().value();
+  }
+  stop(server);
+  drop.set();
+  dropped.wait();
+  ASSERT_EQ(::kill(server, SIGCONT), 0);
+  const auto list = manager.list();
+  here.send(list);
+  while (list.size() == 0) std::this_thread::yield();
+  EXPECT_EQ(manager.number_of_objects(), 1U);
+  end.set();
   process.join();
   EXPECT_EQ(process.exitcode(), 0);
 }
