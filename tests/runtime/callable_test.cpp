@@ -148,13 +148,18 @@ int call_in_child(const F& f, A... arguments) {
   parcel.write(out);
   auto* const message = static_cast<std::byte*>(runtime::arena_allocate(out.size() + 1));
   const std::size_t size = out.size();
+  *message = std::byte{};  // what had this memory before may have left anything in it
   const pid_t child = ::fork();
   if (child == 0) {
-    while (*static_cast<volatile std::byte*>(message) == std::byte{}) {
+    try {
+      while (*static_cast<volatile std::byte*>(message) == std::byte{}) {
+      }
+      wire::Reader in(message + 1, size);
+      auto callable = wire::unpack<F>(in);
+      ::_exit(wire::call(callable, arguments...));
+    } catch (...) {
+      ::_exit(255);
     }
-    wire::Reader in(message + 1, size);
-    auto callable = wire::unpack<F>(in);
-    ::_exit(wire::call(callable, arguments...));
   }
   if (size != 0) std::memcpy(message + 1, out.data(), size);
   *static_cast<volatile std::byte*>(message) = std::byte{1};

@@ -108,7 +108,7 @@ class RudePeerTest : public testing::Test {
   RudePeerTest() : listener_({.family = "AF_UNIX", .authkey = "key"}) {
     auto accepted =
         std::async(std::launch::async, [&] { return connection_.emplace(listener_.accept()); });
-    socket_ = connect_to(listener_.address(), std::nullopt);
+    socket_ = connect_to(listener_.address(), std::nullopt, {});
     Handshake handshake(std::move(socket_), AuthExchange::Side::connecting, key_,
                         Timeout::Clock::time_point::max());
     for (;;) {
