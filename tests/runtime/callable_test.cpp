@@ -84,12 +84,12 @@ struct Overloaded {
 };
 
 // Counted as the library's handles are: the count is in shared memory.
-class Token {
+class CountedToken {
  public:
-  Token() : count_(static_cast<int*>(runtime::arena_allocate(sizeof(int)))) { *count_ = 1; }
-  Token(const Token& other) : count_(other.count_) { ++*count_; }
-  Token& operator=(const Token&) = delete;
-  ~Token() {
+  CountedToken() : count_(static_cast<int*>(runtime::arena_allocate(sizeof(int)))) { *count_ = 1; }
+  CountedToken(const CountedToken& other) : count_(other.count_) { ++*count_; }
+  CountedToken& operator=(const CountedToken&) = delete;
+  ~CountedToken() {
     if (--*count_ == 0) runtime::arena_deallocate(count_);
   }
   [[nodiscard]] int count() const { return *count_; }
@@ -101,19 +101,19 @@ class Token {
 }  // namespace
 
 template <>
-struct wire::Custom<Token> {
-  static void encode(Writer& out, const Token& value) {
-    auto* const copy = new Token(value);
+struct wire::Custom<CountedToken> {
+  static void encode(Writer& out, const CountedToken& value) {
+    auto* const copy = new CountedToken(value);
     out.keep(out.size(), [](std::byte* place) noexcept {
-      Token* kept = nullptr;
+      CountedToken* kept = nullptr;
       std::memcpy(&kept, place, sizeof kept);
       delete kept;
     });
     out.put(copy);
   }
-  static Token decode(Reader& in) {
-    auto* const kept = in.take<Token*>();
-    const std::unique_ptr<Token> owner(in.references() == References::take ? kept : nullptr);
+  static CountedToken decode(Reader& in) {
+    auto* const kept = in.take<CountedToken*>();
+    const std::unique_ptr<CountedToken> owner(in.references() == References::take ? kept : nullptr);
     return *kept;
   }
 };
@@ -239,7 +239,7 @@ TEST(Callable, FunctionObjectsAreSerialised) {
 }
 
 TEST(Callable, HandlesInLambdasAreCountedForTheParcelAndEachCopy) {
-  const Token token;
+  const CountedToken token;
   {
     auto f = [token] { return token.count(); };
     const wire::Parcel parcel(f);
@@ -276,9 +276,10 @@ TEST(Callable, PartialTravelsWithWhatItHolds) {
       round_trip(partial([](const std::vector<int>& v, std::size_t i) { return v[i]; }, filled))(1),
       2);
   EXPECT_EQ(round_trip(partial([](auto f, int x) { return f(x); }, partial(add, 1)))(4), 5);
-  const Token token;
+  const CountedToken token;
   {
-    const auto counts = partial([token](const Token& bound) { return bound.count(); }, token);
+    const auto counts =
+        partial([token](const CountedToken& bound) { return bound.count(); }, token);
     EXPECT_EQ(token.count(), 3);
     EXPECT_EQ(round_trip(counts)(), 5);
     EXPECT_EQ(token.count(), 3);
@@ -290,7 +291,7 @@ TEST(Callable, ClosuresAreValuesToo) {
   wire::Writer out;
   int local = 0;
   EXPECT_THROW(wire::encode(out, [&local] { return local; }), TypeError);
-  const Token token;
+  const CountedToken token;
   auto f = [token] { return token.count(); };
   wire::encode(out, f);
   wire::Reader in(out.data(), out.size());
