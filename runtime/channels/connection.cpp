@@ -183,11 +183,12 @@ Bytes Connection::recv_bytes(std::optional<std::ptrdiff_t> maxlength) const {
   runtime::ConnectionEnd& end = runtime::end_of(*this);
   end.check_readable();
   if (maxlength && *maxlength < 0) runtime::bad_value("negative maxlength", *maxlength);
-  runtime::FrameBuffer frame;
+  std::string bytes;
+  runtime::FrameBuffer frame(bytes);
   const std::size_t most =
       maxlength ? static_cast<std::size_t>(*maxlength) : std::numeric_limits<std::size_t>::max();
   const runtime::FrameKind kind = end.receive(frame, most);
-  if (kind != runtime::FrameKind::value) return {frame.data(), frame.size()};
+  if (kind != runtime::FrameKind::value) return {std::move(bytes)};
   Bytes pickled = runtime::pickle_of(frame);
   if (pickled.size() <= most) return pickled;
   end.refuse_rest();

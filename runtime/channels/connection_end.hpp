@@ -9,11 +9,14 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <millrace/connection.hpp>
 #include <millrace/timeout.hpp>
+#include <new>
 #include <optional>
 #include <span>
+#include <string>
 
 namespace millrace::runtime {
 
@@ -26,36 +29,69 @@ enum class FrameKind : std::uint32_t {
 /// A frame is sent as the concatenation of parts.
 using FramePart = std::span<const std::byte>;
 
-/// Memory for one frame that is received; small ones lie inside. Contents are not initialised.
+/// Memory for one frame that is received; small ones lie inside. What a frame is said to take is
+/// only reserved: who announces 2 GiB and sends nothing has taken no memory.
 class FrameBuffer {
  public:
   static constexpr std::size_t kInside = 256;
 
   FrameBuffer() noexcept = default;
+  /// Frames lie in `bytes`, which can be moved from once one is whole.
+  explicit FrameBuffer(std::string& bytes) noexcept : bytes_(&bytes) {}
   FrameBuffer(const FrameBuffer&) = delete;
   FrameBuffer& operator=(const FrameBuffer&) = delete;
 
-  /// Room for a frame of `bytes`; what it held is lost. Throws std::bad_alloc.
-  std::byte* resize(std::size_t bytes) {
+  /// An empty frame with room for `bytes`; what it held is lost. Throws std::bad_alloc.
+  void expect(std::size_t bytes) {
+    size_ = 0;
+    if (bytes_ != nullptr) {
+      if (bytes > bytes_->max_size()) throw std::bad_alloc();
+      bytes_->clear();
+      bytes_->reserve(bytes);
+      at_ = reinterpret_cast<std::byte*>(bytes_->data());
+      return;
+    }
     if (bytes > kInside && bytes > capacity_) {
       heap_.reset();
       heap_.reset(new std::byte[bytes]);
       capacity_ = bytes;
     }
-    size_ = bytes;
-    return data();
+    at_ = bytes > kInside ? heap_.get() : inside_;
   }
-  /// Cuts the end off.
-  void truncate(std::size_t bytes) noexcept { size_ = bytes < size_ ? bytes : size_; }
-  [[nodiscard]] std::byte* data() noexcept { return size_ > kInside ? heap_.get() : inside_; }
-  [[nodiscard]] const std::byte* data() const noexcept {
-    return size_ > kInside ? heap_.get() : inside_;
+  /// The same in memory of the caller's.
+  void expect_in(std::byte* room) noexcept {
+    size_ = 0;
+    bytes_ = nullptr;
+    at_ = room;
   }
+  /// The next `bytes` of what was expected, to be written. Not initialised, but in a string zero.
+  std::byte* extend(std::size_t bytes) {
+    if (bytes_ != nullptr) bytes_->resize(size_ + bytes);
+    size_ += bytes;
+    return at_ + (size_ - bytes);
+  }
+  void append(FramePart part) {
+    if (bytes_ != nullptr) {
+      bytes_->append(reinterpret_cast<const char*>(part.data()), part.size());
+    } else if (!part.empty()) {
+      std::memcpy(at_ + size_, part.data(), part.size());
+    }
+    size_ += part.size();
+  }
+  /// A frame of `bytes`, to be written.
+  std::byte* resize(std::size_t bytes) {
+    expect(bytes);
+    return extend(bytes);
+  }
+  [[nodiscard]] std::byte* data() noexcept { return at_; }
+  [[nodiscard]] const std::byte* data() const noexcept { return at_; }
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
 
  private:
+  std::byte* at_ = inside_;
   std::size_t size_ = 0;
   std::size_t capacity_ = 0;
+  std::string* bytes_ = nullptr;
   std::unique_ptr<std::byte[]> heap_;
   alignas(16) std::byte inside_[kInside];
 };

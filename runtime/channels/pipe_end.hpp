@@ -63,7 +63,7 @@ class PipeEnd final : public ConnectionEnd {
   Look wait_for_message(RecvTurn& turn, shm::Pace& pace);
   bool spin(RecvTurn& turn);
   std::optional<FrameKind> take_frame(RecvTurn& turn, FrameBuffer& frame, std::size_t maxlength);
-  bool take_chunks(FrameBuffer& frame, std::size_t got);
+  bool take_chunks(FrameBuffer& frame, std::size_t bytes);
   shm::SpscMessage next_chunk();
   void give_back();
   void after_turn();

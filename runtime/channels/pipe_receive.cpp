@@ -143,18 +143,18 @@ std::optional<FrameKind> PipeEnd::take_frame(RecvTurn& turn, FrameBuffer& frame,
     refuse_rest();
     throw_bad_message_length();
   }
-  std::byte* const to = frame.resize(bytes);
-  if (here != 0) std::memcpy(to, message.data + sizeof head, here);
+  frame.expect(bytes);
+  frame.append({message.data + sizeof head, here});
   ring.release();
-  if (!head.last() && !take_chunks(frame, here)) {
+  if (!head.last() && !take_chunks(frame, bytes)) {
     if (peer_gone() && !ring.try_peek()) throw_end_inside_message();
     return {};
   }
   return static_cast<FrameKind>(head.kind());
 }
 
-// The rest of a frame, of which there are `got` bytes; false when it will never come.
-bool PipeEnd::take_chunks(FrameBuffer& frame, std::size_t got) {
+// The rest of a frame of `bytes`; false when it will never come.
+bool PipeEnd::take_chunks(FrameBuffer& frame, std::size_t bytes) {
   struct Inside {
     std::atomic<std::uint32_t>& flag;
     explicit Inside(std::atomic<std::uint32_t>& f) noexcept : flag(f) {
@@ -164,15 +164,14 @@ bool PipeEnd::take_chunks(FrameBuffer& frame, std::size_t got) {
   } const inside(in().in_frame);
   for (;;) {
     give_back();
-    if (got == frame.size()) return true;
+    if (frame.size() == bytes) return true;
     const shm::SpscMessage message = next_chunk();
     if (!message) return false;
     const FrameHead head = head_of(message);
     if (head.first()) return false;
     const std::size_t here = message.size - sizeof head;
-    if (here > frame.size() - got) throw Corrupt("a pipe's frame: its length");
-    std::memcpy(frame.data() + got, message.data + sizeof head, here);
-    got += here;
+    if (here > bytes - frame.size()) throw Corrupt("a pipe's frame: its length");
+    frame.append({message.data + sizeof head, here});
     in().consumer().release();
   }
 }

@@ -98,11 +98,11 @@ class SocketEnd final : public ConnectionEnd {
   void send_pieces(Turn& turn, Pause& pause, Content& content);
   void send_all(Turn& turn, Pause& pause, std::span<iovec> left, bool begun);
   Incoming receive_length(Turn& turn, Pause& pause, std::size_t maxlength);
-  void receive_content(Turn& turn, Pause& pause, const Incoming& message,
-                       std::span<std::byte> room);
-  void receive_pieces(Turn& turn, Pause& pause, std::span<std::byte> room);
+  void receive_content(Turn& turn, Pause& pause, const Incoming& message, FrameBuffer& frame);
+  void receive_pieces(Turn& turn, Pause& pause, std::size_t left, FrameBuffer& frame);
   bool await_peer() noexcept;
   void receive_all(Turn& turn, Pause& pause, std::span<std::byte> room);
+  void receive_all(Turn& turn, Pause& pause, std::size_t left, FrameBuffer& frame);
   std::size_t receive_frame(FrameBuffer& frame, std::span<std::byte> room, std::size_t maxlength);
 
   Descriptor socket_;

@@ -1,6 +1,7 @@
 // A SocketEnd's receiving.
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -16,6 +17,10 @@ namespace millrace::runtime {
 using namespace socket_calls;
 
 namespace {
+
+// Cleared and received at a time: what is in the cache still is written over, and memory is touched
+// as its content comes.
+constexpr std::size_t kStep = std::size_t{256} << 10U;
 
 std::uint64_t big_endian(std::span<const std::byte> bytes) noexcept {
   std::uint64_t value = 0;
@@ -40,28 +45,26 @@ std::size_t SocketEnd::receive_frame(FrameBuffer& frame, std::span<std::byte> ro
   Turn turn(shared().receiving, *this);
   Pause pause(*this, receive_bell_);
   const Incoming message = receive_length(turn, pause, maxlength);
-  const std::size_t size = message.size;
-  if (room.data() != nullptr && size <= room.size()) {
-    receive_content(turn, pause, message, room.first(size));
+  if (room.data() != nullptr && message.size <= room.size()) {
+    frame.expect_in(room.data());
   } else {
-    std::byte* to = nullptr;
     try {
-      to = frame.resize(size);
+      frame.expect(message.size);
     } catch (const std::bad_alloc&) {
       refuse_rest();
       throw std::system_error(ENOMEM, std::generic_category(),
-                              "a message of " + std::to_string(size) + " bytes");
+                              "a message of " + std::to_string(message.size) + " bytes");
     }
-    receive_content(turn, pause, message, {to, size});
   }
+  receive_content(turn, pause, message, frame);
   turn.leave();
-  return size;
+  return message.size;
 }
 
 void SocketEnd::receive_content(Turn& turn, Pause& pause, const Incoming& message,
-                                std::span<std::byte> room) {
-  if (message.in_pieces) return receive_pieces(turn, pause, room);
-  receive_all(turn, pause, room);
+                                FrameBuffer& frame) {
+  if (message.in_pieces) return receive_pieces(turn, pause, message.size, frame);
+  receive_all(turn, pause, message.size, frame);
   // The next one of that size may come through the lane.
   if (message.size >= kInPieces && !receive_lane_.mapped() && map_receive_lane()) {
     receive_lane_.open();
@@ -125,40 +128,48 @@ void SocketEnd::receive_all(Turn& turn, Pause& pause, std::span<std::byte> room)
   }
 }
 
+// The next `left` bytes of a frame.
+void SocketEnd::receive_all(Turn& turn, Pause& pause, std::size_t left, FrameBuffer& frame) {
+  while (left != 0) {
+    const std::size_t some = std::min(left, kStep);
+    receive_all(turn, pause, {frame.extend(some), some});
+    left -= some;
+  }
+}
+
 // The lane that the peer sends by.
 bool SocketEnd::map_receive_lane() noexcept {
   return receive_lane_.map(memory_, shared().side == Side::accepting ? 0 : 1);
 }
 
 // Inside a message, the other side is at work on it.
-void SocketEnd::receive_pieces(Turn& turn, Pause& pause, std::span<std::byte> room) {
+void SocketEnd::receive_pieces(Turn& turn, Pause& pause, std::size_t left, FrameBuffer& frame) {
   if (!map_receive_lane()) {
     const int error = errno;
     refuse_rest();
     throw std::system_error(error, std::generic_category(), "memory shared with the peer");
   }
   std::array<std::byte, kHeader> head;
-  while (!room.empty()) {
+  while (left != 0) {
     await_peer();
     receive_all(turn, pause, head);
     const auto word = static_cast<std::uint32_t>(big_endian(head));
     const std::size_t bytes = word & ~kInSocket;
     const std::uint64_t position = turn.position();
     const bool in_socket = (word & kInSocket) != 0;
-    if (bytes == 0 || bytes > room.size() ||
-        (!in_socket && bytes > PeerLane::contiguous(position))) {
+    if (bytes == 0 || bytes > left || (!in_socket && bytes > PeerLane::contiguous(position))) {
       refuse_rest();
       throw_bad_message_length();
     }
     if (in_socket) {
-      receive_all(turn, pause, room.first(bytes));
+      receive_all(turn, pause, bytes, frame);
     } else {
       // The system calls by which the head came order this behind the peer's copying.
-      std::memcpy(room.data(), receive_lane_.at(position), bytes);
+      frame.append({receive_lane_.at(position), bytes});
       turn.move_to(position + bytes);
       receive_lane_.take(position + bytes);
     }
-    room = room.subspan(bytes);
+    left -= bytes;
   }
 }
 

@@ -160,6 +160,7 @@ void SocketEnd::send_all(Turn& turn, Pause& pause, std::span<iovec> left, bool b
     if (sent >= 0) {
       begun = true;
       advance(left, static_cast<std::size_t>(sent));
+      if (!left.empty() && sent != 0) pause.inside_message(POLLOUT);  // full, else it took all
     } else if (is_gone(errno)) {
       turn.leave();  // whoever sends next is told the same
       throw_broken_pipe();
