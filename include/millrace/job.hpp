@@ -193,6 +193,8 @@ class PoolCore : public Counted {
   virtual void check_running() const = 0;
   /// True when workers can read and write this process's private memory.
   [[nodiscard]] virtual bool reaches_private_memory() const = 0;
+  /// The cpu that each worker has to itself, by seat; empty where they have none.
+  [[nodiscard]] virtual std::vector<int> own_cpus() const { return {}; }
 
   [[nodiscard]] virtual int workers() const noexcept = 0;
   virtual void close() = 0;

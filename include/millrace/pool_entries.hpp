@@ -307,15 +307,31 @@ struct MapIntoEntry {
   }
 };
 
+/// Where a piece's items are, and its results go, that a thread of the parent carries.
+struct CarriedPiece {
+  const std::byte* in;
+  std::byte* out;
+};
+
+/// In a worker: has the parent's thread beside it bring [from, from + bytes). Blocks until then.
+CarriedPiece carry_in(std::uint64_t boxes, std::uint64_t from, std::size_t bytes) noexcept;
+/// In a worker: has it take the results of that piece to `to`, at the latest when the call ends.
+void carry_out(std::uint64_t boxes, std::uint64_t to, std::size_t bytes) noexcept;
+
 /// map_into over the parent's private memory: {count, 0, raw items} -> {raw results}, or
-/// {count, address of items, address of results} -> nothing, the worker fetches and puts back.
+/// {count, address of items, address of results, boxes} -> nothing: a thread of the parent carries
+/// both through its box, or, where `boxes` is 0, the worker fetches and puts back.
 template <class F, class V, class R>
 struct BulkIntoEntry {
   static void run(TaskCall& task) {
     F f = job_callable<F>(task.context, task.job);
     const auto count = task.in.template take<std::uint64_t>();
     const auto from = task.in.template take<std::uint64_t>();
-    if (from != 0) return pull(f, count, from, task.in.template take<std::uint64_t>());
+    if (from != 0) {
+      const auto to = task.in.template take<std::uint64_t>();
+      const auto boxes = task.in.template take<std::uint64_t>();
+      return boxes != 0 ? carried(f, count, {boxes, from, to}) : pull(f, count, from, to);
+    }
     const std::byte* items = task.in.skip(count * sizeof(V));
     std::byte* results = task.reply_room(task, count * sizeof(R));
     if (results == nullptr) results = task.out.extend(count * sizeof(R));
@@ -330,6 +346,14 @@ struct BulkIntoEntry {
       const R result = static_cast<R>(wire::call(f, item));
       std::memcpy(out + i * sizeof(R), &result, sizeof(R));
     }
+  }
+  struct Way {
+    std::uint64_t boxes, from, to;
+  };
+  static void carried(F& f, std::uint64_t count, const Way& way) {
+    const CarriedPiece piece = carry_in(way.boxes, way.from, count * sizeof(V));
+    convert(f, piece.in, piece.out, count);
+    carry_out(way.boxes, way.to, count * sizeof(R));
   }
   static void pull(F& f, std::uint64_t count, std::uint64_t from, std::uint64_t to) {
     static thread_local std::vector<std::byte> memory;

@@ -1,6 +1,7 @@
 // The jobs that move bytes instead of encoded items, and what all jobs of a pool share.
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <millrace/bulk_jobs.hpp>
 #include <millrace/job.hpp>
 #include <millrace/pool_jobs.hpp>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/pool/carriers.hpp"
 #include "shm/stream_copy.hpp"
 
 namespace millrace::runtime {
@@ -16,6 +18,14 @@ namespace {
 
 /// How much of a bulk input travels at once: it stays in the second-level cache on its way.
 constexpr std::uint64_t kBulkBytes = 120 * 1024;
+
+/// The same with a carrier on the worker's own cpu: its box, input and output, fits into that
+/// cache.
+constexpr std::uint64_t kBoxBytes = 240 * 1024;
+/// Smaller chunks than this are not worth the two switches that a carrier takes for each.
+constexpr std::uint64_t kLeastBoxBytes = 64 * 1024;
+/// Bytes of input and output, for each worker, that are worth a thread.
+constexpr std::uint64_t kWorthCarrier = std::uint64_t{4} << 20;
 
 /// From so many bytes on an array is beyond what a caller still finds in its cache afterwards.
 constexpr std::uint64_t kStreamBytes = std::uint64_t{8} << 20;
@@ -54,10 +64,15 @@ class BulkCutter {
   BulkCutter(std::uint64_t size, std::uint64_t widest, Chunker chunker) noexcept
       : size_(size), widest_(larger(1, widest)), chunker_(chunker) {}
   [[nodiscard]] std::uint64_t widest() const noexcept { return widest_; }
+  /// Pieces get smaller, down to `least` items, when less than `shares` wide ones are left.
+  void taper(std::uint64_t shares, std::uint64_t least) noexcept {
+    shares_ = shares;
+    least_ = least;
+  }
   Piece next() noexcept {
     if (chunk_end_ == next_) chunk_end_ += chunker_.next(size_ - next_);
     const Piece piece{.first = next_,
-                      .count = smaller(chunk_end_ - next_, widest_),
+                      .count = smaller(chunk_end_ - next_, width()),
                       .starts_chunk = chunk_begin_ == next_};
     next_ += piece.count;
     if (next_ == chunk_end_) chunk_begin_ = next_;
@@ -65,9 +80,15 @@ class BulkCutter {
   }
 
  private:
+  [[nodiscard]] std::uint64_t width() const noexcept {
+    return shares_ == 0 ? widest_ : smaller(widest_, larger(least_, (size_ - next_) / shares_));
+  }
+
   std::uint64_t size_;
   std::uint64_t widest_;
   Chunker chunker_;
+  std::uint64_t shares_ = 0;
+  std::uint64_t least_ = 1;
   std::uint64_t next_ = 0;
   std::uint64_t chunk_begin_ = 0;
   std::uint64_t chunk_end_ = 0;
@@ -128,32 +149,44 @@ class BulkMapJob final : public ErrorJob {
   EarlyParts<std::vector<std::byte>> later_;
 };
 
-/// map_into between arrays in the parent's private memory. The parent copies most pieces through
-/// shared memory, which keeps one worker busy for a fraction of the time; where workers can reach
-/// the parent's memory by themselves, every kPullEvery-th piece is theirs to fetch and to put back.
+/// How the bytes of a map_into between arrays in the parent's private memory travel.
+struct BulkRoute {
+  std::uint64_t boxes = 0;  ///< of its carriers, 0: none
+  std::uint64_t widest = kBulkBytes;
+  bool pull = false;  ///< without carriers: workers can reach the parent's private memory
+};
+
+/// map_into between arrays in the parent's private memory. Where every worker has a cpu of its own
+/// and the arrays are large, a carrier beside it brings and takes the bytes. Else the parent copies
+/// most pieces through shared memory, which keeps one worker busy for a fraction of the time; where
+/// workers can reach the parent's memory by themselves, every kPullEvery-th piece is theirs to
+/// fetch and to put back.
 class BulkIntoJob final : public ErrorJob {
  public:
-  /// `pull`: workers can reach the parent's private memory.
-  BulkIntoJob(JobSettings&& settings, const BulkInto& map, Chunker chunker, bool pull)
+  BulkIntoJob(JobSettings&& settings, const BulkInto& map, const Chunker& chunker,
+              const BulkRoute& route)
       : ErrorJob(std::move(settings)),
         map_(map),
         items_(static_cast<const std::byte*>(map.items)),
         results_(static_cast<std::byte*>(map.results)),
-        cutter_(map.size, kBulkBytes / larger(map.item_bytes, map.result_bytes), chunker),
-        pull_(pull) {
-    settings_.writes_back = pull_;
-    settings_.copied = true;
+        cutter_(map.size, route.widest / larger(map.item_bytes, map.result_bytes), chunker),
+        route_(route) {
+    settings_.writes_back = route_.pull || route_.boxes != 0;
+    settings_.copied = route_.boxes == 0;
   }
+  /// As BulkCutter::taper().
+  void taper(std::uint64_t shares) { cutter_.taper(shares, larger(1, cutter_.widest() / 32)); }
 
   Piece feed(wire::Writer& out) override {
     const Piece piece = skip();
     if (piece.count == 0) return piece;
     out.put(piece.count);
-    const bool pulled = pull_ && piece.first / cutter_.widest() % kPullEvery == kPullEvery - 1;
     const std::byte* from = items_ + piece.first * map_.item_bytes;
-    out.put(pulled ? reinterpret_cast<std::uint64_t>(from) : std::uint64_t{0});
-    if (pulled) {
+    const bool fetched = fetched_by_worker(piece);
+    out.put(fetched ? reinterpret_cast<std::uint64_t>(from) : std::uint64_t{0});
+    if (fetched) {
       out.put(reinterpret_cast<std::uint64_t>(results_ + piece.first * map_.result_bytes));
+      out.put(route_.boxes);
     } else {
       put_items(out, map_, piece);
     }
@@ -161,7 +194,7 @@ class BulkIntoJob final : public ErrorJob {
   }
   Piece skip() override { return cutter_.next(); }
   std::size_t reply_bytes(const Piece& piece) const override {
-    return piece.count * map_.result_bytes;
+    return fetched_by_worker(piece) ? 0 : piece.count * map_.result_bytes;
   }
   void deliver(const Piece& piece, wire::Reader& reply, const PieceReport&) override {
     if (reply.remaining() == 0) return;  // the worker has put the results where they belong
@@ -173,12 +206,39 @@ class BulkIntoJob final : public ErrorJob {
  private:
   static constexpr std::uint64_t kPullEvery = 9;
 
+  [[nodiscard]] bool fetched_by_worker(const Piece& piece) const noexcept {
+    return route_.boxes != 0 ||
+           (route_.pull && piece.first / cutter_.widest() % kPullEvery == kPullEvery - 1);
+  }
+
   BulkInto map_;
   const std::byte* items_;
   std::byte* results_;
   BulkCutter cutter_;
-  bool pull_;
+  BulkRoute route_;
 };
+
+// The carriers for `map`; null where it has none: it is too small, runs again what was lost, or the
+// workers share cpus; or there is no memory or thread for them.
+std::unique_ptr<Carriers> carriers_for(const PoolCore& core, const BulkInto& map,
+                                       const MapPlan& plan) {
+  const std::uint64_t widest = larger(map.item_bytes, map.result_bytes);
+  const std::uint64_t bytes = map.size * (map.item_bytes + map.result_bytes);
+  const auto workers = static_cast<std::uint64_t>(core.workers());
+  if (map.size * widest < kStreamBytes || bytes < workers * kWorthCarrier ||
+      plan.chunk * widest < kLeastBoxBytes || plan.settings.retries > 0) {
+    return nullptr;
+  }
+  const std::vector<int> cpus = core.own_cpus();
+  if (cpus.empty()) return nullptr;
+  const std::size_t items = larger(1, kBoxBytes / widest);
+  try {
+    return std::make_unique<Carriers>(cpus, items * map.item_bytes, items * map.result_bytes,
+                                      map.size * map.result_bytes >= kStreamBytes);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
 
 // FNV-1a.
 std::uint64_t hash_of(std::string_view text) noexcept {
@@ -255,8 +315,16 @@ void run_bulk_map(PoolCore& core, const BulkMap& map, MapPlan&& plan,
 
 void run_bulk_into(PoolCore& core, const BulkInto& map, MapPlan&& plan,
                    const Ref<JobContext>& context) {
-  const bool pull = core.reaches_private_memory();
-  run_job(core, make_ref<BulkIntoJob>(std::move(plan.settings), map, plan.chunker, pull), context);
+  const std::unique_ptr<Carriers> carriers = carriers_for(core, map, plan);
+  BulkRoute route;
+  if (carriers) {
+    route = {.boxes = carriers->boxes(), .widest = kBoxBytes};
+  } else {
+    route.pull = core.reaches_private_memory();
+  }
+  const auto job = make_ref<BulkIntoJob>(std::move(plan.settings), map, plan.chunker, route);
+  if (carriers) job->taper(4 * static_cast<std::uint64_t>(core.workers()));
+  run_job(core, job, context);
 }
 
 }  // namespace millrace::runtime

@@ -243,6 +243,18 @@ bool ProcessPool::reaches_private_memory() const {
   return shared_->reach.load(std::memory_order_acquire) == 1;  // REACH: see the worker's probe
 }
 
+std::vector<int> ProcessPool::own_cpus() const {
+  std::vector<int> cpus;
+  if (!plan_.apply_binding || plan_.workers.size() > static_cast<std::size_t>(shared_->cpus)) {
+    return cpus;
+  }
+  for (const auto& worker : plan_.workers) {
+    if (worker.home < 0 || std::ranges::find(cpus, worker.home) != cpus.end()) return {};
+    cpus.push_back(worker.home);
+  }
+  return cpus;
+}
+
 void ProcessPool::close() {
   check_owner();
   Lock lock(mutex_);

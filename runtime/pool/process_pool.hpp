@@ -57,6 +57,7 @@ class ProcessPool final : public PoolCore {
   void run_range(const RangeCall& call) override;
   void check_running() const override;
   bool reaches_private_memory() const override;
+  std::vector<int> own_cpus() const override;
   int workers() const noexcept override { return shared_->workers; }
   void close() override;
   void terminate() noexcept override;

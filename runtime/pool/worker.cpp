@@ -16,6 +16,7 @@
 
 #include "runtime/base/exceptions.hpp"
 #include "runtime/base/throw_trace.hpp"
+#include "runtime/pool/carriers.hpp"
 #include "runtime/pool/parent_memory.hpp"
 #include "runtime/pool/range_task.hpp"
 #include "runtime/pool/worker_process.hpp"
@@ -47,6 +48,7 @@ std::byte* take_room(TaskCall& call, std::size_t bytes) {
 int Worker::run() {
   bind();
   set_parent_memory(pool_.parent_pid);
+  set_carried_seat(index_, home_);
   // REACH: tried once; every worker finds the same.
   // REACH parent: worker.cpp writes, process_pool.cpp reads
   pool_.reach.store(probe_parent_memory(plan_.probe) ? 1 : 2, std::memory_order_release);

@@ -100,6 +100,30 @@ TEST_F(PoolTest, MapIntoOfLargePrivateArraysFillsEveryElement) {
   EXPECT_EQ(floats[0], -1);
 }
 
+// The rest is done, nothing is written afterwards, and the pool goes on.
+TEST_F(PoolTest, MapIntoOfLargePrivateArraysReportsWhatFails) {
+  mp::Pool pool(2);
+  constexpr std::size_t kCount = 1'500'000;
+  std::vector<double> in(kCount, 1);
+  in[kCount / 2] = -1;
+  const auto fails = [&]<class Error>(auto f, Error*, const mp::MapOptions& options) {
+    std::vector<double> out(kCount);
+    EXPECT_THROW(pool.map_into(f, in, out, options), Error);
+    const auto after = out;
+    EXPECT_GE(std::ranges::count(out, 2.0), static_cast<std::ptrdiff_t>(kCount - 20'000));
+    pool.map_into(kTwice, std::span(in).first(100), std::span(in).first(100));
+    EXPECT_EQ(in[0], 2);
+    std::fill_n(in.begin(), 100, 1);
+    EXPECT_EQ(out, after);
+  };
+  constexpr auto kThrows = [](double x) { return x < 0 ? throw mp::KeyError("k") : 2 * x; };
+  fails(kThrows, static_cast<mp::KeyError*>(nullptr), {.chunksize = 20'000});
+  constexpr auto kEnds = [](double x) { return x < 0 ? ::_exit(3), x : 2 * x; };
+  fails(kEnds, static_cast<mp::WorkerLost*>(nullptr), {.chunksize = 20'000});
+  constexpr auto kHangs = [](double x) { return x < 0 ? ::pause(), x : 2 * x; };
+  fails(kHangs, static_cast<mp::TimeoutError*>(nullptr), {.chunksize = 20'000, .timeout = 2s});
+}
+
 TEST_P(PoolRange, MapIntoOfTwoSizesIsValueError) {
   mp::Pool pool(workers());
   const std::vector<double> in(3);

@@ -320,5 +320,41 @@ TEST(PoolKill, EveryItemIsDeliveredOnceOrReportedLost) {
   stress::watchdog(0);
 }
 
+// Large private arrays, which threads beside the workers carry: what was not lost is right, also
+// when a worker dies while its bytes are on their way, and the next call is served.
+TEST(PoolKill, CarriedItemsAreRightOrReportedLost) {
+  std::mt19937_64 random(stress::seed());
+  const Index items = Index{1} << 20;
+  std::vector<Index> in(items);
+  std::iota(in.begin(), in.end(), Index{0});
+  std::vector<Index> out(items);
+  { Pool(2).map_into(mixed, in, out); }
+  const stress::Remains before = stress::Remains::now();
+  long lost = 0;
+  {
+    Pool pool(2);
+    stress::Killer killer(random(), stress::scaled(30, 300), 10ms);
+    while (!killer.done() && !testing::Test::HasFailure()) {
+      stress::watchdog(60);
+      std::fill(out.begin(), out.end(), Index{0});
+      try {
+        pool.map_into(mixed, in, out, {.chunksize = 20'000});
+        for (Index i = 0; i < items; ++i) ASSERT_EQ(out[i], mixed(i));
+      } catch (const WorkerLost& error) {
+        ++lost;
+        EXPECT_LT(error.last(), items);
+        for (Index i = 0; i < items; ++i) ASSERT_TRUE(out[i] == 0 || out[i] == mixed(i)) << i;
+      }
+    }
+    killer.stop();
+    pool.map_into(mixed, in, out);
+    for (Index i = 0; i < items; ++i) ASSERT_EQ(out[i], mixed(i));
+  }
+  stress::watchdog(60);
+  stress::expect_nothing_left(before);
+  std::printf("calls with a loss: %ld\n", lost);
+  stress::watchdog(0);
+}
+
 }  // namespace
 }  // namespace millrace
