@@ -29,9 +29,9 @@ namespace millrace::runtime {
 }
 
 // How long to spin before sleeping: longer where that has helped, shorter where it has not.
-class Patience {
+class SpinBudget {
  public:
-  Patience() noexcept : policy_(wait_policy()) {
+  SpinBudget() noexcept : policy_(wait_policy()) {
     static const bool one_cpu = std::thread::hardware_concurrency() < 2;
     policy_.spin = std::chrono::microseconds(one_cpu ? 0 : budget_us_);
   }
@@ -81,12 +81,12 @@ struct Call {
       check_open();
       return attempt();
     };
-    Patience patience;
-    if (shm::spin_until(try_again, patience.policy().spin)) {
-      Patience::helped(true);
+    SpinBudget budget;
+    if (shm::spin_until(try_again, budget.policy().spin)) {
+      SpinBudget::helped(true);
       return true;
     }
-    Patience::helped(false);
+    SpinBudget::helped(false);
     return sleep(spot, try_again, blocker, timeout);
   }
 

@@ -71,7 +71,8 @@ void ManagerWatch::see(const epoll_event& event) {
     server_.stop();
     return;
   }
-  if (event.data.u64 == kTimer) {
+  const std::uint64_t number = event.data.u64;  // a copy: on x86-64 the struct is packed
+  if (number == kTimer) {
     end_refused();
     return;
   }
@@ -79,7 +80,7 @@ void ManagerWatch::see(const epoll_event& event) {
   bool parked = false;
   {
     const std::scoped_lock guard(mutex_);
-    const auto entry = entries_.find(event.data.u64);
+    const auto entry = entries_.find(number);
     if (entry == entries_.end() || entry->second->place == Place::served) return;
     parked = entry->second->place == Place::parked;
     if (!parked && (event.events & kEnd) == 0) return;

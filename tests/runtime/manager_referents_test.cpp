@@ -28,7 +28,7 @@ class Waiting {
 };
 
 TEST_F(ManagerReferentsTest, ListsDoWhatListsDo) {
-  const std::string id = make("list", {List{3, 1, 2}});
+  const std::string id = make("list", {Object(List{3, 1, 2})});
   auto peer = client();
   const auto shown = [&] { return peer->value(id, "__repr__").as<std::string>(); };
   peer->value(id, "sort");
@@ -47,7 +47,7 @@ TEST_F(ManagerReferentsTest, ListsDoWhatListsDo) {
   peer->value(id, "__setitem__", {-1, 5});
   peer->value(id, "__delitem__", {0});
   EXPECT_EQ(shown(), "[2, 1, 5]");
-  EXPECT_EQ(peer->value(id, "__add__", {List{4}}), Object(List{2, 1, 5, 4}));
+  EXPECT_EQ(peer->value(id, "__add__", {Object(List{4})}), Object(List{2, 1, 5, 4}));
   EXPECT_EQ(peer->value(id, "__mul__", {2}).size(), 6U);
   EXPECT_EQ(peer->value(id, "__rmul__", {0}).size(), 0U);
   peer->value(id, "__imul__", {2});
@@ -82,7 +82,7 @@ TEST_F(ManagerReferentsTest, DictsDoWhatDictsDo) {
   EXPECT_EQ(peer->value(id, "get", {"z", 5}), Object(5));
   EXPECT_EQ(peer->value(id, "setdefault", {"a", 7}), Object(1));
   EXPECT_EQ(peer->value(id, "setdefault", {"c", 7}), Object(7));
-  peer->value(id, "update", {List{Object(Tuple{"d", 4})}}, {{"e", 5}});
+  peer->value(id, "update", {Object(List{Object(Tuple{"d", 4})})}, {{"e", 5}});
   EXPECT_EQ(peer->value(id, "popitem"), Object(Tuple{"e", 5}));
   EXPECT_EQ(peer->value(id, "popitem"), Object(Tuple{"d", 4}));
   peer->value(id, "__setitem__", {"f", 6});
@@ -98,18 +98,18 @@ TEST_F(ManagerReferentsTest, DictsDoWhatDictsDo) {
 }
 
 TEST_F(ManagerReferentsTest, SetsDoWhatSetsDo) {
-  const std::string id = make("set", {List{1, 2, 2}});
+  const std::string id = make("set", {Object(List{1, 2, 2})});
   auto peer = client();
   EXPECT_EQ(peer->value(id, "__len__"), Object(2));
   peer->value(id, "add", {3});
   peer->value(id, "discard", {9});
   EXPECT_EQ(peer->error(id, "remove", {9}), "KeyError");
   EXPECT_EQ(peer->value(id, "__and__", {Set{2, 3, 4}}), Object(Set{2, 3}));
-  EXPECT_EQ(peer->value(id, "union", {List{7}}), Object(Set{1, 2, 3, 7}));
+  EXPECT_EQ(peer->value(id, "union", {Object(List{7})}), Object(Set{1, 2, 3, 7}));
   EXPECT_EQ(peer->value(id, "__rsub__", {Set{3, 8}}), Object(Set{8}));
   EXPECT_EQ(peer->value(id, "symmetric_difference", {Set{3, 8}}), Object(Set{1, 2, 8}));
   peer->value(id, "difference_update", {Set{1}});
-  EXPECT_EQ(peer->value(id, "issubset", {List{2, 3, 4}}), Object(true));
+  EXPECT_EQ(peer->value(id, "issubset", {Object(List{2, 3, 4})}), Object(true));
   EXPECT_EQ(peer->value(id, "__gt__", {Set{2}}), Object(true));
   peer->value(id, "clear");
   EXPECT_EQ(peer->error(id, "pop"), "KeyError");

@@ -55,7 +55,7 @@ TEST_F(ManagerSessionTest, TheLastDecrefDropsTheObject) {
 }
 
 TEST_F(ManagerSessionTest, AcceptedConnectionsCallMethods) {
-  const std::string id = make("list", {List{1, 2}});
+  const std::string id = make("list", {Object(List{1, 2})});
   auto peer = client();
   EXPECT_FALSE(peer->hung_up());
   EXPECT_TRUE(peer->value(id, "append", {3}).is_none());
@@ -133,7 +133,7 @@ TEST_F(ManagerSessionTest, GetMethodsAnswersATokensNames) {
 }
 
 TEST_F(ManagerSessionTest, DebugInfoNamesEachObject) {
-  const std::string id = make("list", {List{1}});
+  const std::string id = make("list", {Object(List{1})});
   EXPECT_EQ(Peer(server).value({}, "debug_info"),
             Object("  " + id + ":       refcount=1\n    [1]"));
 }
@@ -146,7 +146,7 @@ TEST_F(ManagerSessionTest, ShutdownStopsTheServerAndIsAnsweredTwice) {
 }
 
 TEST_F(ManagerSessionTest, AProxyInsideAContainerIsTheObjectItself) {
-  const std::string inner = make("list", {List{1}});
+  const std::string inner = make("list", {Object(List{1})});
   const std::string outer = make("list");
   auto peer = client();
   const Object token = runtime::object_of_token({"list", Object("/nowhere"), inner});
