@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Style as a test: layering of includes, named orderings, sizes, the top level, words that do not
-belong. `check.py ROOT` prints one line per violation, FILE:LINE: RULE: what, and exits 1 if any.
+"""Style as a test: layering of includes, named orderings, sizes, one definition of a type, the
+top level, words that do not belong. `check.py ROOT` prints one line per violation, FILE:LINE: RULE: what, and exits 1 if any.
 
 The rules read text, not C++: they are approximations that must never be wrong about clean code.
 check_test.py plants every violation and sees that it is found."""
@@ -13,6 +13,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import functions
 import orderings
+import types_in_namespaces
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 70
@@ -28,7 +29,8 @@ SHARED_WORDS = {"millrace/errors.hpp", "millrace/timeout.hpp"}
 # A lower layer's own public face: what it defines, and the plain words that its calls take.
 SHM_WORDS = {"millrace/arena.hpp", "millrace/handle.hpp", "millrace/placement.hpp"}
 SCHED_WORDS = {"millrace/affinity.hpp"}
-LAYERS = {"shm", "sched", "runtime", "include", "apps", "bench", "tests"}
+PRODUCT = {"shm", "sched", "runtime", "include"}
+LAYERS = PRODUCT | {"apps", "bench", "tests"}
 # What a file of a layer may include of the project: folders, then single headers.
 MAY_INCLUDE = {
     "shm": ({"shm"}, SHARED_WORDS | SHM_WORDS),
@@ -130,7 +132,7 @@ def check_code(path, text):
             yield number, f"function-length: {name} has {length} lines, at most {MAX_FUNCTION_LINES}"
         if parameters > MAX_PARAMETERS:
             yield number, f"parameters: {name} takes {parameters}, at most {MAX_PARAMETERS}"
-    if layer(path) in ("shm", "sched", "runtime", "include"):
+    if layer(path) in PRODUCT:
         yield from orderings.check(lines)
 
 
@@ -157,6 +159,7 @@ def files(root):
 def check_tree(root):
     """Yields (path, line, what) for the whole tree."""
     paths = files(root)
+    homes = {}  # of the library's types
     for top in sorted({layer(p) for p in paths}):
         if top not in TOP_LEVEL and not top.startswith("."):
             yield top, 1, "top-level: does not belong at the top"
@@ -170,6 +173,10 @@ def check_tree(root):
         if pathlib.PurePath(path).suffix in CODE and layer(path) in LAYERS:
             for number, what in check_code(path, text):
                 yield path, number, what
+            if layer(path) in PRODUCT:
+                for number, name in types_in_namespaces.types(text):
+                    if homes.setdefault(name, path) != path:
+                        yield path, number, f"one-definition: {name} is in {homes[name]} too"
 
 
 def main():

@@ -6,6 +6,7 @@ import pathlib
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import check
@@ -142,6 +143,21 @@ class PlantedViolations(unittest.TestCase):
         self.expect("parameters", "shm/a.cpp", "int f(int a, int b, int c, int d, int e, int g, "
                     "int h) {\n  return a;\n}\n")  # fmt: skip
         self.expect("header", "shm/a.hpp", "int x;\n")
+
+    def test_types_of_one_name(self):
+        word = "namespace millrace::shm {\ntemplate <class T>\nstruct alignas(8) Word final : Base<T> {\n};\n}\n"
+        twice = {"shm/word.hpp": "#pragma once\n" + word}
+        with unittest.mock.patch.dict(CLEAN, twice):
+            self.expect("one-definition", "shm/words.cpp", word)
+            for other in [
+                word.replace("millrace::shm", "millrace::sched"),
+                word.replace("::shm {", "::shm {\nnamespace {").replace("}\n}", "}\n}\n}"),
+                word.replace(" final : Base<T> {\n}", ""),
+                word.replace("Word", "Word<int>"),
+                "namespace millrace::shm {\nstruct A {\n  struct Word {};\n};\nWord f() {\n}\n}\n",
+            ]:
+                with self.subTest(text=other):
+                    self.assertEqual(self.violations("shm/words.cpp", other), [])
 
     def test_top_level_and_words(self):
         self.expect("top-level", "docs/a.md", "text\n")
