@@ -309,6 +309,20 @@ std::size_t ProcessPool::spinning_workers(std::size_t published, const Load& loa
   return awake - std::min(awake, older);
 }
 
+// Workers that are awake, but for the one whose cpu this thread has.
+std::size_t ProcessPool::awake_beside_parent() const {
+  const int seat = shared_->parent_seat.load(std::memory_order_relaxed);  // advice, as all of it
+  std::size_t awake = 0;
+  for (std::int32_t word = 0; word * 64 < shared_->workers; ++word) {
+    std::uint64_t bits = ~shared_->idle[word].load(std::memory_order_relaxed);
+    const std::int32_t left = shared_->workers - word * 64;
+    if (left < 64) bits &= (std::uint64_t{1} << left) - 1;
+    if (seat >= 0 && seat / 64 == word) bits &= ~(std::uint64_t{1} << (seat % 64));
+    awake += static_cast<std::size_t>(std::popcount(bits));
+  }
+  return awake;
+}
+
 // Wakes workers for what was published since the last time. As few as there is work for: each wake
 // costs the waker some ten microseconds, and a woken worker wakes the next if there is more.
 void ProcessPool::wake_owed() {

@@ -173,6 +173,9 @@ ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_poin
   const std::size_t owed = std::exchange(owed_wakes_, 0);
   const Load now = load();
   const std::size_t spinning = spinning_workers(owed, now);
+  // A brief range is over before another could be woken, or before one that is awake behind us on
+  // our cpu has had it and given it back.
+  const bool pulled = now.ranges && awake_beside_parent() != 0;
   const bool copies = job != nullptr && job->settings_.copied && shared_->cpus > 1;
   Watch watch{.job = job,
               .deadline = deadline,
@@ -180,8 +183,8 @@ ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_poin
               .dealt = job == dealing_ ? dealt_since_ : 0,
               .load = now,
               .copies = copies,
-              .grace = spinning > owed};
-  if (owed != 0 && (job == nullptr || spinning == 0)) wake(watch);
+              .grace = pulled || spinning > owed};
+  if (owed != 0 && (job == nullptr || (spinning == 0 && !pulled))) wake(watch);
   const std::uint32_t eager = job != nullptr && job->settings_.caller_feeds ? 1 : 0;
   if (shared_->eager.load(std::memory_order_relaxed) != eager) {
     shared_->eager.store(eager, std::memory_order_relaxed);

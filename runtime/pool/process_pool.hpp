@@ -168,6 +168,7 @@ class ProcessPool final : public PoolCore {
   void note_parent_cpu();
   [[nodiscard]] Load load() const;
   [[nodiscard]] std::size_t spinning_workers(std::size_t published, const Load& load) const;
+  [[nodiscard]] std::size_t awake_beside_parent() const;
   void wake_owed();
   bool wake_for(std::size_t tasks, const Load& load);
 

@@ -104,6 +104,7 @@ class Worker {
   [[nodiscard]] bool on_parents_cpu() const noexcept;
   static bool move(int cpu, bool there) noexcept;
   bool step_aside() noexcept;
+  void leave_parents_cpu() noexcept;
   void make_way();
   void rest();
   void sleep();
@@ -132,6 +133,7 @@ class Worker {
   int home_ = -1;  // cpu it rests on; -1: anywhere
   std::uint64_t last_ticks_ = 0;
   std::uint64_t last_idle_ = 0;  // how long it waited for what it does now
+  std::uint64_t last_move_ = 0;  // when it last left the parent's cpu for its own
   std::int64_t tasks_ = 0;
   bool long_tasks_ = true;  // tasks are worth the price of waking another worker
   bool replied_ = false;    // since the parent was told last
