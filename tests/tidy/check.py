@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Style as a test: layering of includes, named orderings, sizes, one definition of a type, the
-top level, words that do not belong. `check.py ROOT` prints one line per violation, FILE:LINE: RULE: what, and exits 1 if any.
+top level, words that do not belong. `check.py ROOT` prints one line per violation,
+FILE:LINE: RULE: what, and exits 1 if any.
 
 The rules read text, not C++: they are approximations that must never be wrong about clean code.
 check_test.py plants every violation and sees that it is found."""
