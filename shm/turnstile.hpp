@@ -110,9 +110,10 @@ class Pace {
   [[nodiscard]] bool over() const noexcept { return now_ >= deadline_; }
   /// It has lasted long enough to keep newcomers out.
   [[nodiscard]] bool late() const noexcept { return now_ - start_ >= kPatience; }
-  /// When to look again though nobody wakes.
-  [[nodiscard]] Clock::time_point until() const noexcept {
-    const auto slice = std::clamp<Clock::duration>((now_ - start_) / 8, kShortest, kLongest);
+  /// When to look again though nobody wakes, `shortest` from now at the earliest.
+  [[nodiscard]] Clock::time_point until(
+      std::chrono::nanoseconds shortest = kShortest) const noexcept {
+    const auto slice = std::clamp<Clock::duration>((now_ - start_) / 8, shortest, kLongest);
     return deadline_ - now_ > slice ? now_ + slice : deadline_;
   }
   void tick() noexcept { now_ = Clock::now(); }

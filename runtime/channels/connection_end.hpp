@@ -121,6 +121,8 @@ class ConnectionEnd {
   virtual bool poll(Timeout timeout) = 0;
   /// For the user's own poll: readable while receive() would find something.
   virtual int fileno() = 0;
+  /// The same without waiting: -1 while another process must do something first.
+  virtual int try_fileno() { return fileno(); }
   /// What a copy of the handle that leaves this process keeps, so that the end stays open and can
   /// be opened elsewhere: a number for EndOps. Throws TypeError where that is impossible.
   virtual std::uint64_t depart();

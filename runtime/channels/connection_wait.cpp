@@ -37,6 +37,17 @@ std::vector<Waitable> find_ready(const std::vector<Waitable>& objects,
   return ready;
 }
 
+// Those of the Connections; false when one is not there yet.
+bool find_descriptors(const std::vector<Waitable>& objects, std::vector<pollfd>& fds) {
+  bool all = true;
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    if (!objects[i].is_connection() || fds[i].fd >= 0) continue;
+    fds[i].fd = runtime::end_of(objects[i].connection()).try_fileno();
+    all = all && fds[i].fd >= 0;
+  }
+  return all;
+}
+
 }  // namespace
 
 const Connection& Waitable::connection() const {
@@ -49,8 +60,10 @@ std::vector<Waitable> wait(std::initializer_list<Waitable> objects, Timeout time
 }
 
 std::vector<Waitable> wait(const std::vector<Waitable>& objects, Timeout timeout) {
-  // Connections are looked at once more though no descriptor says so.
+  // Connections are looked at once more though no descriptor says so, soon where one has none yet,
+  // since another process that is about to make what it waits on may be stopped.
   constexpr auto kSlice = std::chrono::milliseconds(500);
+  constexpr auto kSoon = std::chrono::milliseconds(1);
   const Clock::time_point deadline = timeout.deadline();
   std::vector<pollfd> fds;
   for (const Waitable& each : objects) {
@@ -59,16 +72,12 @@ std::vector<Waitable> wait(const std::vector<Waitable>& objects, Timeout timeout
   }
   const shm::BlockingCall call;
   call.poll(fds, Clock::now());
-  for (bool first = true;; first = false) {
+  for (;;) {
     std::vector<Waitable> ready = find_ready(objects, fds);
     const Clock::time_point now = Clock::now();
     if (!ready.empty() || now >= deadline) return ready;
-    if (first) {
-      for (std::size_t i = 0; i < objects.size(); ++i) {
-        if (objects[i].is_connection()) fds[i].fd = objects[i].fileno();
-      }
-    }
-    call.poll(fds, deadline - now > kSlice ? now + kSlice : deadline);
+    const auto slice = find_descriptors(objects, fds) ? kSlice : kSoon;
+    call.poll(fds, deadline - now > slice ? now + slice : deadline);
   }
 }
 

@@ -150,17 +150,22 @@ void Bell::make() {
 void Bell::enter() noexcept {
   const std::uint64_t mine = entry_of(own_pid(), fd_);
   if (entry_ == mine) return;
-  entry_ = mine;
+  const auto take = [&](std::atomic<std::uint64_t>& holder, std::uint64_t seen) {
+    // relaxed: entries are advice
+    if (holder.compare_exchange_strong(seen, mine, std::memory_order_relaxed)) entry_ = mine;
+    return entry_ == mine;
+  };
   for (auto& holder : state_.holder) {
-    std::uint64_t seen = holder.load(std::memory_order_relaxed);  // advice
-    if (seen != 0) {
-      const int other = open_entry(seen, inode_);
-      if (other >= 0) {
-        ::close(other);
-        continue;
-      }
+    if (holder.load(std::memory_order_relaxed) == 0 && take(holder, 0)) return;
+  }
+  for (auto& holder : state_.holder) {
+    const std::uint64_t seen = holder.load(std::memory_order_relaxed);
+    const int other = open_entry(seen, inode_);
+    if (other >= 0) {
+      ::close(other);
+    } else if (take(holder, seen)) {
+      return;
     }
-    if (holder.compare_exchange_strong(seen, mine, std::memory_order_relaxed)) return;  // advice
   }
 }
 

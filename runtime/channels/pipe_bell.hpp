@@ -20,6 +20,8 @@
 //   share  in a forked child, before anything else: waiter = many, for the child has its parent's
 //          descriptors and may poll them without asking; attended goes to quiet, and then ring. It
 //          enters the descriptor as its own, for its parent may end
+//   enter  of those that have the bell kHolders say where. With more, and once all these are gone,
+//          whoever has not rung it before does not find it: the others then wait in vain
 //   make   a new one, when nobody living has the bell: rung = quiet once it can be found, then arm.
 //          Of those who arm at one moment only `maker` looks whether there is one, and makes it,
 //          in a few system calls. The others try again when it has told them, or is dead, and open

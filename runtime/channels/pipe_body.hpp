@@ -47,7 +47,7 @@ namespace millrace::runtime {
 
 /// Who rings the bell of a direction, and where others find it: pipe_bell.hpp.
 struct BellState {
-  static constexpr std::size_t kHolders = 12;
+  static constexpr std::size_t kHolders = 60;
   // Of `rung`: no unit; one was added since the last was taken; none, and a reader sees to it.
   static constexpr std::uint32_t kQuiet = 0;
   static constexpr std::uint32_t kRung = 1;
@@ -62,7 +62,7 @@ struct BellState {
   std::atomic<std::uint64_t> inode;             // of the kernel's pipe, 0: none was made
   std::atomic<std::uint64_t> holder[kHolders];  // {pid:32, descriptor:32}, 0: free
 };
-static_assert(sizeof(BellState) == 128);
+static_assert(sizeof(BellState) == 512);
 
 struct alignas(64) Direction {
   using Producer = shm::SpscRing::Producer;

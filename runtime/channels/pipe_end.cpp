@@ -186,11 +186,25 @@ void PipeEnd::ring_for_the_living() noexcept {
 
 int PipeEnd::fileno() {
   check_open();
-  {
-    const std::lock_guard guard(bell_mutex());
-    if (epoll_ >= 0 && epoll_owner_ == own_pid()) return epoll_;
-  }
+  if (const int fd = own_epoll(); fd >= 0) return fd;
   wait_for_epoll();
+  return begin_fileno();
+}
+
+int PipeEnd::try_fileno() {
+  check_open();
+  if (const int fd = own_epoll(); fd >= 0) return fd;
+  return try_open_epoll() ? begin_fileno() : -1;
+}
+
+// This process's, -1: it has none.
+int PipeEnd::own_epoll() {
+  const std::lock_guard guard(bell_mutex());
+  return epoll_owner_ == own_pid() ? epoll_ : -1;
+}
+
+// It has just been opened: what came before is told.
+int PipeEnd::begin_fileno() {
   RecvTurn turn(*this);
   if (readable() && turn.try_take() && !in().consumer().try_peek() && !peer_gone()) return epoll_;
   const std::lock_guard guard(bell_mutex());

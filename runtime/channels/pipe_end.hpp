@@ -33,6 +33,7 @@ class PipeEnd final : public ConnectionEnd {
   FrameKind receive(FrameBuffer& frame, std::size_t maxlength) override;
   bool poll(Timeout timeout) override;
   int fileno() override;
+  int try_fileno() override;
   std::uint64_t depart() override;
 
   static const EndOps& ops() noexcept;
@@ -75,6 +76,8 @@ class PipeEnd final : public ConnectionEnd {
   void ring_for_the_living() noexcept;
 
   // fileno().
+  int own_epoll();
+  int begin_fileno();
   void wait_for_epoll();
   bool try_open_epoll();
   void open_epoll();

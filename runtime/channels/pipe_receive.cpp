@@ -94,7 +94,7 @@ PipeEnd::Look PipeEnd::wait_for_message(RecvTurn& turn, shm::Pace& pace) {
     check_open();
     if (pace.over()) return Look::nothing;
     pace.check();
-    const int outcome = from.items.wait(key, pace.until());
+    const int outcome = from.items.wait(key, pace.until(kFirstLook));
     pace.tick();
     if (outcome == ETIMEDOUT) peer_gone_for_certain();
   }

@@ -132,7 +132,7 @@ std::byte* PipeEnd::wait_for_room(std::size_t bytes) {
     // GONE end: pipe_end.cpp sets it; acquire, behind prepare(), who sets it wakes the spot
     if (peer().gone.load(std::memory_order_acquire) != 0) throw_broken_pipe();
     pace.check();
-    const int outcome = to.room.wait(key, pace.until());
+    const int outcome = to.room.wait(key, pace.until(kFirstLook));
     pace.tick();
     if (outcome == ETIMEDOUT && peer_gone_for_certain()) throw_broken_pipe();
   }

@@ -195,6 +195,8 @@ class BarePipe {
 
   runtime::Direction& way() { return body().direction[1]; }
   runtime::PipeEnd& receiver() { return *ends_[1]; }
+  /// The receiver's handle; it belongs to that from here on.
+  Connection handle() { return runtime::make_connection(std::move(ends_[1])); }
   void close() {
     for (auto& each : ends_) each->close();
   }
@@ -305,6 +307,33 @@ TEST_F(PipeBell, WhoWaitsForAStoppedMakerIsEndedByClose) {
       waiting(pipe, [&] { EXPECT_THROW((void)pipe.receiver().fileno(), std::system_error); });
   pipe.close();
   asks.join();
+}
+
+TEST_F(PipeBell, WaitHearsOthersBesideAStoppedMakerAndEndsAtItsTimeout) {
+  BarePipe pipe;
+  Stopped maker;
+  pipe.way().bell.maker = maker.id();
+  const Connection end = pipe.handle();
+  EXPECT_TRUE(connection::wait({end}, 5ms).empty());
+  const auto [here, there] = Pipe();
+  std::thread sends([&there = there] { there.send(1); });
+  EXPECT_EQ(connection::wait({end, here}).size(), 1U);
+  sends.join();
+  pipe.send();
+  EXPECT_EQ(connection::wait({end}).size(), 1U);
+}
+
+TEST_F(PipeBell, OneThatManyHaveIsFoundWhereTheLastHasIt) {
+  BarePipe pipe;
+  std::vector<std::unique_ptr<Stopped>> those_who_wait;
+  for (int i = 0; i < 20; ++i) {
+    those_who_wait.push_back(std::make_unique<Stopped>([&] { (void)pipe.receiver().fileno(); }));
+  }
+  those_who_wait.erase(those_who_wait.begin(), those_who_wait.end() - 1);
+  const std::lock_guard guard(runtime::bell_mutex());
+  runtime::Bell bell(pipe.way().bell);
+  bell.add_unit();
+  EXPECT_GE(bell.fd(), 0);
 }
 
 TEST_F(PipeBell, WhoWaitsForAMakerIsInterrupted) {
