@@ -104,6 +104,8 @@ std::span<const std::byte> ManagerChannel::receive(Bytes& far, Timeout limit) {
     broken_ = true;
     owed_ = false;
   }
+  // Asleep at once: in a crowd recv_bytes() would wait awake for a second time, at others' cost.
+  if (line_ && !line_.advised()) static_cast<void>(connection_.poll(Timeout()));
   far = connection_.recv_bytes();
   return {far.data(), far.size()};
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <millrace/timeout.hpp>
 #include <utility>
 
 #include "shm/parking.hpp"
@@ -22,7 +23,15 @@ constexpr std::chrono::microseconds kSpin{50};  // about what a wake-up costs
 constexpr int kYields = 40;
 // A yield that takes longer gave the cpu to others that compute: who sleeps gets it back sooner.
 constexpr std::uint64_t kLongYieldUs = 200;
-constexpr unsigned kLooksWithout = 64;  // until it is tried again
+// In a crowd (16 clients and their threads one after the other: 16 to 130 us) only many say so.
+constexpr std::uint64_t kLongYieldInCrowdUs = 2000;
+constexpr unsigned kLong = 4;  // is what each counts there; any other yield takes one away
+constexpr unsigned kTooLong = 32;
+constexpr unsigned kLooksWithout = 63;  // then, until it is tried again
+// Or until the next time at which all of this machine try together: while some sleep and are
+// woken, those that yield come last, and their yields are long.
+constexpr std::chrono::milliseconds kPeriod{256};
+constexpr std::chrono::milliseconds kTogether{16};  // of each period
 
 }  // namespace
 
@@ -95,14 +104,29 @@ bool ManagerLine::offer(std::span<const std::byte> frame) noexcept {
          fits;
 }
 
+bool ManagerLine::waits_awake() noexcept {
+  if (without_ == 0) return true;
+  --without_;
+  const auto now = Timeout::Clock::now().time_since_epoch();
+  if (now % kPeriod >= kTogether || now / kPeriod == given_up_) return false;
+  long_ = std::min(long_, kTooLong / 2);
+  return true;
+}
+
 template <class Ready>
-void ManagerLine::yield_until(Ready&& ready) noexcept {
+void ManagerLine::yield_until(Ready&& ready, bool crowd) noexcept {
+  const std::uint64_t limit = shm::ticks_per_us() * (crowd ? kLongYieldInCrowdUs : kLongYieldUs);
   std::uint64_t start = shm::ticks();
   for (int i = 0; i < kYields && !ready(); ++i) {
     ::sched_yield();
     const std::uint64_t now = shm::ticks();
-    if (now - start > kLongYieldUs * shm::ticks_per_us()) {
+    if (now - start <= limit) {
+      if (long_ > 0) --long_;
+      if (long_ < kTooLong / 2) without_ = 0;
+    } else if ((long_ += crowd ? kLong : kTooLong) >= kTooLong) {
       without_ = kLooksWithout;
+      given_up_ = Timeout::Clock::now().time_since_epoch() / kPeriod;
+      long_ = kTooLong - kLong;
       return;
     }
     start = now;
@@ -114,11 +138,7 @@ bool ManagerLine::look(bool spin) noexcept {
   std::atomic<std::uint32_t>& word = in().word;
   // OBSERVE frame: acquire, its content is read behind it
   const auto come = [&] { return word.load(std::memory_order_acquire) != kWatching; };
-  if (without_ > 0) {
-    --without_;
-  } else if (!(spin && shm::spin_until(come, kSpin))) {
-    yield_until(come);
-  }
+  if (waits_awake() && !(spin && shm::spin_until(come, kSpin))) yield_until(come, !spin);
   std::uint32_t known = kWatching;
   // OBSERVE frame: acquire on failure, as above. Success, from here on the socket, needs no order,
   // but g++ 12 takes a failure that is ordered more than a success for an error.

@@ -56,8 +56,8 @@ class ManagerLine {
   void watch() noexcept;
   /// Sends a frame if the peer is looking and there is room. False: send it over the socket.
   bool offer(std::span<const std::byte> frame) noexcept;
-  /// Looks for as long as that pays: spins if `spin`, then yields; once that lets others compute,
-  /// it does neither for a while. False: the next frame comes over the socket.
+  /// Looks for as long as that pays: spins if `spin`, then yields; while that lets others compute
+  /// it does neither, but for a moment now and then. False: the next frame comes over the socket.
   bool look(bool spin) noexcept;
   /// The frame that look() has found. The client's is taken, into `room`, before anything else is
   /// done with it; false when the server has taken it back. The server's stays in its place until
@@ -77,15 +77,20 @@ class ManagerLine {
   friend struct ManagerLineBody;
 
   ManagerLine(shm::ObjectRef object, Side side) noexcept;
+  bool waits_awake() noexcept;
   template <class Ready>
-  void yield_until(Ready&& ready) noexcept;
+  void yield_until(Ready&& ready, bool crowd) noexcept;
   [[nodiscard]] ManagerLineBody& body() const noexcept;
   [[nodiscard]] Half& in() const noexcept;
   [[nodiscard]] Half& out() const noexcept;
 
   shm::ObjectRef object_;
   Side side_ = Side::client;
-  unsigned without_ = 0;  // looks that do not wait
+
+  // Whether looks wait awake; of the thread that uses the end.
+  unsigned without_ = 0;        // so many do not
+  unsigned long_ = 0;           // what its long yields count
+  std::int64_t given_up_ = -1;  // the period in which it found yields too long the last time
 };
 
 }  // namespace millrace::runtime
