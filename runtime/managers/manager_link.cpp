@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <system_error>
 #include <utility>
@@ -27,6 +28,9 @@ std::uint64_t random_number() {
   while (number == 0) fill_random(&number, sizeof number);
   return number;
 }
+
+// How long a fork waits for a server that does not answer, at each step.
+constexpr std::chrono::seconds kForkWait{1};
 
 // This thread's connections, by link. They end with the thread.
 struct ThreadChannels {
@@ -105,7 +109,7 @@ struct ForkedLinks {
   static void ask(ManagerLink& link) noexcept {
     try {
       const std::uint64_t child = random_number();
-      Channel channel = link.open(child, link.client_);
+      Channel channel = link.open(child, link.client_, kForkWait);
       std::vector<std::string> ids;
       {
         const std::scoped_lock guard(links_mutex());
@@ -116,9 +120,14 @@ struct ForkedLinks {
         }
         for (const auto& [id, count] : link.references_) ids.insert(ids.end(), count, id);
       }
-      for (const std::string& id : ids) link.call_server("incref", {Object(id)});
+      for (const std::string& id : ids) {
+        const Object request = manager_request({}, "incref", {Object(id)});
+        returned(ManagerChannel(link.dial(kForkWait)).exchange(request, nullptr, kForkWait));
+      }
     } catch (...) {
-      // The server has ended or does not answer: the child's proxies will say so.
+      // The server has ended, and the child's proxies will say so; or it was stopped, and the child
+      // holds nothing: what its proxies call lives as long as somebody else has it. A server that
+      // goes on finds the channel closed, by which nothing is kept.
       static_cast<void>(0);
     }
   }

@@ -96,6 +96,28 @@ TEST_F(ManagerLifeTest, AServerThatWasStoppedIsEndedAllTheSame) {
   EXPECT_TRUE(active_children().empty());
 }
 
+// The child has no reference of its own then: what it calls lives by its parent's.
+TEST_F(ManagerLifeTest, AForkBesideAStoppedServerGoesOn) {
+  SyncManager manager;
+  manager.start();
+  const auto list = manager.list({7});
+  const int pid = active_children().at(0).pid().value_or(0);
+  ASSERT_GT(pid, 1);
+  ASSERT_EQ(::kill(pid, SIGSTOP), 0);
+  siginfo_t stopped{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(pid), &stopped, WSTOPPED | WNOWAIT), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::_exit(list.at(0) == Object(7) ? 0 : 1);
+  }
+  ASSERT_EQ(::kill(pid, SIGCONT), 0);
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(list.at(0), Object(7));
+  EXPECT_EQ(manager.number_of_objects(), 1U);
+}
+
 TEST_F(ManagerLifeTest, WhatTheInitializerThrowsComesOut) {
   SyncManager manager;
   EXPECT_THROW(manager.start(refuse, "no"), LifeError);
