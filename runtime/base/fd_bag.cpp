@@ -191,8 +191,9 @@ class InBag {
     return true;
   }
 
-  // The next message; number 0: there is none.
-  std::uint64_t next(Found& found) const noexcept {
+  // The next message, taken out; number 0: there is none. The kernel drops what it cannot give a
+  // number here: so it is looked at first, and stays if that happens.
+  std::uint64_t next(Found& found) const {
     std::uint64_t number = 0;
     FdPair got;
     iovec content{&number, sizeof number};
@@ -202,13 +203,14 @@ class InBag {
     message.msg_iovlen = 1;
     message.msg_control = control;
     message.msg_controllen = sizeof control;
-    if (::recvmsg(ends_.out, &message, MSG_CMSG_CLOEXEC) != sizeof number) return 0;
+    if (::recvmsg(ends_.out, &message, MSG_PEEK | MSG_CMSG_CLOEXEC) != sizeof number) return 0;
     if (const cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr) {
       std::memcpy(&got, CMSG_DATA(head), std::min(head->cmsg_len - CMSG_LEN(0), sizeof got));
     }
     found.first.reset(got.first);
     found.second.reset(got.second);
-    return number;
+    if ((message.msg_flags & MSG_CTRUNC) != 0) refuse(EMFILE, "a descriptor that has arrived");
+    return ::recv(ends_.out, &number, sizeof number, 0) == sizeof number ? number : 0;
   }
 
   // Takes the wanted message out if it is the first. Needs no descriptor to receive with: the
@@ -221,7 +223,6 @@ class InBag {
 
   // Looks at every message once; the wanted one stays if `stays`.
   Found find(std::uint64_t wanted, bool stays) const {
-    need_spare_fds();
     std::uint64_t first = 0;
     for (;;) {
       Found found;
@@ -238,13 +239,6 @@ class InBag {
   }
 
  private:
-  // The kernel drops what it cannot give a number.
-  void need_spare_fds() const {
-    const Fd one(::fcntl(ends_.out, F_DUPFD_CLOEXEC, kLowestFd));
-    const Fd other(one.get() < 0 ? -1 : ::fcntl(ends_.out, F_DUPFD_CLOEXEC, kLowestFd));
-    if (other.get() < 0) refuse(errno, "a descriptor that has arrived");
-  }
-
   std::lock_guard<ForkMutex> guard_;
   BagEnds ends_;
   FileLock others_wait_;  // behind open_ends(), which takes it too
