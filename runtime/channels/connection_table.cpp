@@ -284,9 +284,9 @@ bool Connection::writable() const noexcept {
 }
 
 std::string Connection::repr() const {
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "<Connection at %p, %s>", object_.payload(),
-                closed() ? "closed" : "open");
+  std::array<char, 80> text{};
+  std::snprintf(text.data(), text.size(), "<multiprocessing.connection.Connection object at %p>",
+                object_.payload());
   return text.data();
 }
 

@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <chrono>
 #include <millrace/connection.hpp>
+#include <millrace/errors.hpp>
+#include <string>
 #include <system_error>
 #include <vector>
 
@@ -67,7 +69,11 @@ std::vector<Waitable> wait(const std::vector<Waitable>& objects, Timeout timeout
   const Clock::time_point deadline = timeout.deadline();
   std::vector<pollfd> fds;
   for (const Waitable& each : objects) {
-    if (each.is_connection()) runtime::end_of(each.connection()).check_readable();
+    if (each.is_connection()) {
+      runtime::end_of(each.connection()).check_readable();
+    } else if (each.fileno() < 0) {  // poll() would pass over it
+      throw ValueError("wait: invalid file descriptor: " + std::to_string(each.fileno()));
+    }
     fds.push_back({each.is_connection() ? -1 : each.fileno(), POLLIN, 0});
   }
   const shm::BlockingCall call;

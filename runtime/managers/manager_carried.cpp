@@ -2,6 +2,7 @@
 #include <millrace/manager_action.hpp>
 #include <millrace/manager_types.hpp>
 #include <millrace/manager_values.hpp>
+#include <utility>
 
 #include "runtime/managers/manager_objects.hpp"
 
@@ -33,9 +34,30 @@ void throw_not_carried(const Object& value, std::string_view type) {
                   (carried != nullptr ? std::string(carried->type_name()) : value.type_name()));
 }
 
+namespace {
+constinit thread_local std::string_view t_class;
+constinit thread_local std::string_view t_method;
+
+std::string called() {
+  if (t_class.empty()) return "the method";
+  const std::string name(t_class);
+  return t_method.empty() ? name + "()" : name + "." + std::string(t_method) + "()";
+}
+}  // namespace
+
+NamedCall::NamedCall(std::string_view class_name, std::string_view method) noexcept
+    : outer_class_(std::exchange(t_class, class_name)),
+      outer_method_(std::exchange(t_method, method)) {}
+
+NamedCall::~NamedCall() {
+  t_class = outer_class_;
+  t_method = outer_method_;
+}
+
 void throw_argument_count(std::size_t wanted, std::size_t given) {
-  throw TypeError("the method takes " + std::to_string(wanted) + " arguments (" +
-                  std::to_string(given) + " given)");
+  throw TypeError(called() + " takes " + std::to_string(wanted) +
+                  (wanted == 1 ? " argument (" : " arguments (") + std::to_string(given) +
+                  " given)");
 }
 
 const void* ServerThing::find(std::uint64_t type) const noexcept {

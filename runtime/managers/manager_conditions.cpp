@@ -1,5 +1,7 @@
 // Condition, Event and Barrier of a manager.
+#include <algorithm>
 #include <stdexcept>
+#include <string>
 
 #include "runtime/managers/manager_locks.hpp"
 
@@ -19,7 +21,12 @@ class ConditionReferent final : public TableReferent<ConditionReferent> {
  public:
   explicit ConditionReferent(std::shared_ptr<LockReferent> lock) : lock_(std::move(lock)) {}
   std::string class_name() const override { return "threading.Condition"; }
-  std::string repr() override { return "<Condition(" + lock_->repr() + ")>"; }
+  std::string repr() override {
+    const std::string lock = lock_->repr();
+    const Guard guard(*monitor_);
+    return "<Condition(" + lock + ", " +
+           std::to_string(std::count(waiting_.begin(), waiting_.end(), false)) + ")>";
+  }
 
   ManagerAnswer pass_on(ManagerCall& call) { return lock_->call(call); }
   ManagerAnswer wait(ManagerCall& call) {
@@ -149,6 +156,13 @@ class BarrierReferent final : public TableReferent<BarrierReferent> {
     if (plan_.parties < 1) throw ValueError("parties must be > 0");
   }
   std::string class_name() const override { return "threading.Barrier"; }
+  std::string repr() override {
+    const Guard guard(*monitor_);
+    const std::string at = "<threading.Barrier at " + address_text(this);
+    if (phase_ == Phase::broken) return at + ": broken>";
+    return at + ": waiters=" + std::to_string(phase_ == Phase::filling ? waiting_ : 0) + "/" +
+           std::to_string(plan_.parties) + ">";
+  }
 
   ManagerAnswer wait(ManagerCall& call) {
     const Parameters given = call.bind({"timeout"});

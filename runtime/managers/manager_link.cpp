@@ -44,6 +44,16 @@ ThreadChannels::~ThreadChannels() {
   for (auto& [serial, channel] : by_link) channel->close();
 }
 
+// CPython's Namespace() takes its attributes as keywords; a C++ caller has them in a dict.
+Object pythons_request(const Object& request) {
+  const Object arguments = request[2];
+  if (request[1] != Object("create") || arguments.size() != 2 || !arguments[1].is<Dict>() ||
+      arguments[0] != Object("Namespace")) {
+    return request;
+  }
+  return Object(Tuple{request[0], request[1], Object(Tuple{arguments[0]}), arguments[1]});
+}
+
 }  // namespace
 
 std::mutex& links_mutex() {
@@ -223,7 +233,7 @@ Object ManagerLink::call_server(const char* function, std::vector<Object> argume
   const Object request = manager_request({}, function, std::move(arguments));
   if (channel->peer() == ManagerChannel::Peer::python) {
     tell_late(nullptr);
-    return returned(ManagerChannel(dial()).exchange(request));
+    return returned(ManagerChannel(dial()).exchange(pythons_request(request)));
   }
   ManagerRequest encoded(*channel, request);  // what it refers to may ask this server
   const std::scoped_lock guard(channel->mutex);

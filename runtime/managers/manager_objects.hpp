@@ -10,6 +10,20 @@
 
 namespace millrace::runtime {
 
+/// While it lives this thread calls that method, which errors about the number of arguments name:
+/// "Maths.add()", or "Maths()" without one. The texts must outlive it.
+class NamedCall {
+ public:
+  explicit NamedCall(std::string_view class_name, std::string_view method = {}) noexcept;
+  ~NamedCall();
+  NamedCall(const NamedCall&) = delete;
+  NamedCall& operator=(const NamedCall&) = delete;
+
+ private:
+  std::string_view outer_class_;
+  std::string_view outer_method_;
+};
+
 /// The referent of an object with its methods, or of a value of Python's: a list, dict or set, or
 /// one of mp's own handles, which then has Python's methods.
 std::shared_ptr<Referent> referent_of_thing(MadeThing made,

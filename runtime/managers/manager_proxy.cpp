@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <millrace/errors.hpp>
+#include <millrace/pool_proxy.hpp>
 #include <millrace/process.hpp>
 #include <millrace/proxies.hpp>
 #include <mutex>
@@ -34,6 +35,13 @@ struct ProxyType {
   const ProxyType* next = nullptr;
 };
 constinit std::atomic<const ProxyType*> g_types{nullptr};
+
+// Proxies of Python's types arrive also where the program never sent one.
+[[maybe_unused]] const std::array g_declared{
+    kProxyDeclared<IteratorProxy>, kProxyDeclared<ListProxy>,      kProxyDeclared<DictProxy>,
+    kProxyDeclared<SetProxy>,      kProxyDeclared<NamespaceProxy>, kProxyDeclared<ValueProxy>,
+    kProxyDeclared<ArrayProxy>,    kProxyDeclared<AcquirerProxy>,  kProxyDeclared<ConditionProxy>,
+    kProxyDeclared<EventProxy>,    kProxyDeclared<BarrierProxy>,   kProxyDeclared<PoolProxy>};
 
 ProxyRef state_in(const Object& value) {
   if (!is_kind(value, ValueKind::handle)) return nullptr;

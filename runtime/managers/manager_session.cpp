@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "runtime/base/exceptions.hpp"
+#include "runtime/base/throw_trace.hpp"
 #include "runtime/channels/program_proof.hpp"
 #include "runtime/managers/manager_wire.hpp"
 #include "runtime/values/object_node.hpp"
@@ -85,6 +86,7 @@ void ManagerSession::end() {
 
 ManagerSession::Next ManagerSession::serve(std::span<const std::byte> request,
                                            wire::Writer& reply) {
+  const ThrowTraceScope traced;  // an exception is encoded where it is answered
   undo_ = nullptr;
   reply_twice_ = false;
   Next next = accepted_ ? Next::go_on : Next::hang_up;

@@ -170,6 +170,7 @@ class ObjectReferent final : public Referent {
     if (!call.keywords.empty()) {
       throw TypeError(std::string(call.method) + "() takes no keyword arguments");
     }
+    const NamedCall named(class_name_, call.method);
     return (*find(call.method))(object_.get(), call.arguments);
   }
   const void* identity() const override { return object_.get(); }

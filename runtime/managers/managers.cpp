@@ -157,6 +157,7 @@ void BaseManager::add_type(runtime::TypeRequest request) {
   type.make = [make = std::move(request.make), methods = request.methods,
                name = request.class_name](runtime::ManagerCall& call) {
     if (!call.keywords.empty()) throw TypeError(name + "() takes no keyword arguments");
+    const runtime::NamedCall named(name);
     return runtime::referent_of_thing(make(call.arguments), methods, name);
   };
   for (const auto& [method, made] : request.options.method_to_typeid) {

@@ -132,6 +132,7 @@ TEST_F(ConnectionTest, OneWayPipesGoOneWay) {  // Q01, N09-N12: test_duplex_fals
   EXPECT_FALSE(reader.writable());
   EXPECT_FALSE(writer.readable());
   EXPECT_TRUE(writer.writable());
+  EXPECT_TRUE(reader.repr().starts_with("<multiprocessing.connection.Connection object at 0x"));
   writer.send(1);
   EXPECT_EQ(reader.recv(), 1);
   EXPECT_THROW(reader.send(2), std::system_error);

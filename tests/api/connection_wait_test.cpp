@@ -293,6 +293,7 @@ TEST_F(ConnectionWaitTest, WaitMixesConnectionsSentinelsAndDescriptors) {  // te
   p.join();
   a.close();
   EXPECT_THROW(connection::wait({a}), std::system_error);
+  EXPECT_THROW(connection::wait({-1}), ValueError) << "poll() would never see it";
 }
 
 // ---- SIGINT, after install_sigint()

@@ -212,6 +212,11 @@ TEST_F(ManagerTest, LocksAreThreadings) {
   EXPECT_GE(barrier.wait(), 0);
   other.join();
   EXPECT_EQ(barrier.parties(), 2);
+  EXPECT_TRUE(printed(barrier).starts_with("<threading.Barrier at 0x")) << printed(barrier);
+  EXPECT_TRUE(printed(barrier).ends_with(": waiters=0/2>")) << printed(barrier);
+  barrier.abort();
+  EXPECT_TRUE(printed(barrier).ends_with(": broken>")) << printed(barrier);
+  EXPECT_TRUE(printed(condition).ends_with(">, 0)>")) << printed(condition);
   EXPECT_THROW(static_cast<void>(manager.Semaphore(-1)), RemoteError);
 }
 
@@ -275,7 +280,12 @@ TEST_F(ManagerTest, RegisteredClassesAreCalledThroughProxies) {
   auto iterator = maths.call<IteratorProxy>("table");
   EXPECT_EQ(iterator.next(), Object(1));
 
-  EXPECT_THROW(maths.call("add", 1), TypeError);
+  try {
+    maths.call("add", 1);
+    FAIL();
+  } catch (const TypeError& error) {
+    EXPECT_STREQ(error.what(), "Maths.add() takes 2 arguments (1 given)");
+  }
   EXPECT_THROW(maths.call("add", "x", 1), TypeError);
   EXPECT_THROW(maths.call("secret"), RemoteError);
   try {
@@ -283,6 +293,7 @@ TEST_F(ManagerTest, RegisteredClassesAreCalledThroughProxies) {
     FAIL();
   } catch (const MyError& error) {
     EXPECT_STREQ(error.what(), "typed");
+    EXPECT_NE(remote_traceback(error).find("\n  at "), std::string::npos) << "the server's stack";
   }
   EXPECT_THROW(maths.call("fail_oddly"), RemoteError);
   EXPECT_THROW(static_cast<void>(manager.create("Nothing")), RemoteError);

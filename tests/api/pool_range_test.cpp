@@ -186,6 +186,14 @@ TEST_P(PoolRange, RangesMayEndWhere64BitsDo) {
 }
 
 // more chunks than a record holds at a time
+TEST_F(PoolTest, ARangeBelowZeroIsValueError) {
+  mp::Pool pool(1);
+  EXPECT_THROW(pool.parallel_for(static_cast<std::uint64_t>(-1), [](std::size_t) {}),
+               mp::ValueError);
+  EXPECT_THROW(pool.parallel_for(static_cast<std::uint64_t>(-5), 5, [](std::size_t) {}),
+               mp::ValueError);
+}
+
 TEST_F(PoolTest, ParallelForTakesMillionsOfChunks) {
   mp::Pool pool(2);
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)

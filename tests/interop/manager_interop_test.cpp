@@ -165,6 +165,7 @@ void use_values(SyncManager& manager) {
   space["x"] = 1;
   EXPECT_EQ(space["x"], Object(1));
   EXPECT_EQ(space.str(), "Namespace(x=1)");
+  EXPECT_EQ(manager.Namespace({{"y", 2}}).str(), "Namespace(y=2)") << "its keywords there";
   space.erase("x");
   EXPECT_THROW(static_cast<void>(space["x"].as<int>()), AttributeError);
   auto value = manager.Value('i', 3);
