@@ -93,7 +93,7 @@ bool ProcessPool::handle_deaths() {
       if (!TaskRing::take_away(slot, state)) continue;
       if (Ticket& ticket = lane->tickets[index]; ticket.dealt) {
         take_back(ticket, slot);
-        keep_running_chunk(ticket);
+        keep_running_chunk(ticket, owner);
       }
       const Piece piece = lane->tickets[index].piece;
       if (trace_) trace_loss(owner, piece);

@@ -48,10 +48,13 @@ std::vector<WorkerStats> ProcessPool::stats() const {
   check_owner();
   const double second = static_cast<double>(shm::ticks_per_us()) * 1e6;
   std::vector<WorkerStats> all;
+  const Lock lock(mutex_);
   for (std::int32_t i = 0; i < shared_->workers; ++i) {
     const WorkerSlot& slot = shared_->slots[i];
+    const auto seat = static_cast<std::size_t>(i);
     constexpr auto relaxed = std::memory_order_relaxed;
     WorkerStats stats{.pid = slot.pid.load(relaxed), .tasks = slot.tasks.load(relaxed)};
+    if (seat < ended_by_dead_.size()) stats.tasks += ended_by_dead_[seat];
     stats.busy =
         std::chrono::duration<double>(static_cast<double>(slot.busy_ticks.load(relaxed)) / second);
     stats.idle =

@@ -168,6 +168,7 @@ void ProcessPool::plan_workers(const PoolOptions& options) {
     }
   }
   watched_.assign(lanes_.size(), -1);
+  ended_by_dead_.assign(planned.size(), 0);
   plan_.apply_binding = topology.is_thissystem();
   plan_.report_bindings = sched::report_bindings();
   std::tie(plan_.name_prefix, plan_.first_number) = take_names(plan_.method, count);

@@ -225,7 +225,7 @@ class ProcessPool final : public PoolCore {
   void run_small_range(const RangeCall& call);
   std::size_t hands(const Job& job, std::uint64_t chunks);
   static void take_back(Ticket& ticket, TaskRing::Slot& slot);
-  static void keep_running_chunk(Ticket& ticket);
+  void keep_running_chunk(Ticket& ticket, std::uint32_t worker);
   void deal_again(Lock& lock);
 
   // pool_range.cpp
@@ -254,6 +254,8 @@ class ProcessPool final : public PoolCore {
   std::exception_ptr broken_;
   Clock::time_point zygote_checked_{};
   std::vector<std::uint32_t> doomed_;  ///< workers that were told to end, not known dead
+  std::vector<std::uint64_t>
+      ended_by_dead_{};  ///< by seat: chunks of shares that were not replied to
   std::vector<Remains> remains_;
 
   std::uint64_t probe_word_ = 0;  ///< workers read and write it to see whether they can

@@ -171,13 +171,21 @@ void ProcessPool::take_back(Ticket& ticket, TaskRing::Slot& slot) {
 }
 
 // After take_back(): of the chunks that a dead worker has begun all but the last have ended.
-void ProcessPool::keep_running_chunk(Ticket& ticket) {
+void ProcessPool::keep_running_chunk(Ticket& ticket, std::uint32_t worker) {
   const auto& job = static_cast<SmallRange&>(*ticket.job);
   Piece& piece = ticket.piece;
-  const std::uint64_t ended = (piece.count - 1) / job.chunk() * job.chunk();
+  const std::uint64_t chunks = (piece.count - 1) / job.chunk();
+  const std::uint64_t ended = chunks * job.chunk();
   ticket.job->items_done_ += ended;
   piece.first += ended;
   piece.count -= ended;
+  // The seat's own count is its next worker's already.
+  for (std::size_t seat = 0; seat < ended_by_dead_.size(); ++seat) {
+    const bool here = std::ranges::any_of(shared_->slots[seat].recent, [worker](const auto& id) {
+      return id.load(std::memory_order_relaxed) == worker;
+    });
+    if (here) ended_by_dead_[seat] += chunks;
+  }
 }
 
 // Shares that were not done soon: what was not begun becomes tasks of its own, for anybody.

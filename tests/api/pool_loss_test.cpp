@@ -43,6 +43,30 @@ mp::WorkerLost loss_of(Call call) {
   return mp::WorkerLost(0, 0, false, 0, 0);
 }
 
+// also those that one worker got together with the chunk that it died in
+TEST_F(PoolTest, StatsCountWhatADeadWorkerHadEnded) {
+  mp::Pool pool(2);
+  const auto count = [&pool] {
+    std::uint64_t tasks = 0;
+    for (const auto& worker : pool.stats()) tasks += worker.tasks;
+    return tasks;
+  };
+  std::uint64_t expected = 0;
+  for (int round = 0; round < 20; ++round) {
+    for (int i = 0; i < 3; ++i) pool.parallel_for(3, [](std::size_t) {});
+    expected += 9;
+    EXPECT_EQ(loss_of([&] {
+                pool.parallel_for(3, [](std::size_t i) {
+                  if (i == 2) ::raise(SIGKILL);
+                });
+              }).first(),
+              2U);
+    expected += 2;
+    while (count() < expected) ::usleep(100);  // a worker counts after it has replied
+    ASSERT_EQ(count(), expected);
+  }
+}
+
 // beyond: Python's pool loses such a task and hangs
 TEST_P(PoolLoss, ATaskThatEndsItsWorkerIsWorkerLost) {
   mp::Pool pool(workers());
