@@ -177,6 +177,7 @@ void ProcessTable::cancel(ProcessId id) noexcept {
   if (w.state != State::kReserved && w.state != State::kAlive) return;
   entry.pid.store(0, std::memory_order_relaxed);  // nobody looks: the entry is this process's
   entry.heir.store(0, std::memory_order_relaxed);
+  entry.message.store(0, std::memory_order_relaxed);
   w.state = State::kFree;
   w.actor = 0;
   // PUBLISH entry: see reserve_in()
@@ -320,7 +321,10 @@ void ProcessTable::end_reaping(ProcessId dead) noexcept {
   std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
   Word w = unpack(seen);
   // relaxed: PUBLISH entry below orders it before the next user
-  if (w.state == State::kReaping) entry.heir.store(0, std::memory_order_relaxed);
+  if (w.state == State::kReaping) {
+    entry.heir.store(0, std::memory_order_relaxed);
+    entry.message.store(0, std::memory_order_relaxed);
+  }
   while (w.generation == generation_of(dead) && w.state == State::kReaping) {
     w.state = State::kFree;
     w.actor = 0;

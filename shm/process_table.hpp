@@ -83,6 +83,21 @@ class ProcessTable {
   /// True while a living heir has yet to reap the dead process.
   [[nodiscard]] bool awaits_heir(ProcessId dead) noexcept;
 
+  /// What was sent to a process that begins anew (the address of a block it owns), and holds
+  /// references until that process, or its reaper, has given them back; 0: nothing. Set by whoever
+  /// reserved `id` (then note_messages()), cleared by the process itself.
+  std::atomic<std::uint64_t>& message_of(ProcessId id) noexcept {
+    return entries_[id & (kMaxProcesses - 1)].message;
+  }
+  /// From now on there may be messages; before the first is set.
+  void note_messages() noexcept {
+    messages_.store(1, std::memory_order_relaxed);  // who sets one looks for it, others may be late
+  }
+  /// False: there was never a message.
+  [[nodiscard]] bool had_messages() const noexcept {
+    return messages_.load(std::memory_order_relaxed) != 0;  // see note_messages()
+  }
+
   /// Takes the right to free what a dead process owned: true for one process at a time.
   bool begin_reaping(ProcessId dead) noexcept;
   /// Makes the entry FREE again, after everything was freed.
@@ -124,8 +139,9 @@ class ProcessTable {
     std::atomic<std::uint64_t> start_time;  // written before ALIVE is published, then constant
     std::atomic<std::int32_t> pid;          // likewise
     std::atomic<std::uint64_t> heap;        // its object heap: written by it, read by its reaper
-    std::atomic<std::uint32_t> heir;  // 0: none; written before the fork and by the reaper, then
-                                      // read of dead processes only
+    std::atomic<std::uint32_t> heir;     // 0: none; written before the fork and by the reaper, then
+                                         // read of dead processes only
+    std::atomic<std::uint64_t> message;  // see message_of()
   };
 
   bool make_alive(ProcessId id) noexcept;
@@ -137,6 +153,7 @@ class ProcessTable {
   alignas(kCacheLine) mutable std::atomic<std::uint64_t> deaths_;
   alignas(kCacheLine) std::atomic<std::uint32_t> cursor_;  // hint: where to look for a FREE entry
   std::atomic<std::uint32_t> high_;                        // grows only
+  std::atomic<std::uint32_t> messages_;                    // 1 once a message was set
   Entry entries_[kMaxProcesses];
 };
 

@@ -1,5 +1,6 @@
 #include "runtime/channels/bound_socket.hpp"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -21,6 +22,7 @@ using connection::Address;
 constexpr const char* kFolderPattern = "/millrace-XXXXXX";
 constexpr const char* kFileName = "/listener";
 constexpr std::size_t kMaxPath = 107;
+constexpr mode_t kUsers = S_IRUSR | S_IWUSR;
 
 // What the user can do about it.
 std::string remedy(int error, const Address& address) {
@@ -90,6 +92,8 @@ void BoundSocket::make_private_path() {
         "Listener: a private folder in '" + parent + "'; let TMPDIR name one that can be written");
   }
   folder_ = std::move(folder);
+  // The umask may have kept it from its own user.
+  if (::chmod(folder_.c_str(), S_IRWXU) != 0) fail("chmod", errno, folder_);
 }
 
 void BoundSocket::bind(const Address& address) {
@@ -97,7 +101,7 @@ void BoundSocket::bind(const Address& address) {
   const int on = 1;
   if (family_ == AF_UNIX) {
     // The file will have the mode that the socket has, whatever the umask allows beyond it.
-    if (::fchmod(fd, S_IRUSR | S_IWUSR) != 0) fail("fchmod", errno, address);
+    if (::fchmod(fd, kUsers) != 0) fail("fchmod", errno, address);
   } else if (::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0) {
     fail("SO_REUSEADDR", errno, address);
   }
@@ -113,6 +117,11 @@ void BoundSocket::remember_file() {
   struct stat file {};
   if (address_.path().front() == '\0') return;
   if (::lstat(address_.path().c_str(), &file) != 0) fail("lstat", errno, address_);
+  // The umask may have kept it from its own user, who is to connect.
+  if ((file.st_mode & kUsers) != kUsers &&
+      ::fchmodat(AT_FDCWD, address_.path().c_str(), kUsers, AT_SYMLINK_NOFOLLOW) != 0) {
+    fail("chmod", errno, address_);
+  }
   device_ = file.st_dev;
   inode_ = file.st_ino;
 }

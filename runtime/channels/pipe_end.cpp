@@ -18,6 +18,7 @@
 #include "runtime/channels/pipe_turn.hpp"
 #include "runtime/process/process_record.hpp"
 #include "shm/process_table.hpp"
+#include "shm/reaper.hpp"
 
 namespace millrace::runtime {
 namespace {
@@ -168,7 +169,8 @@ bool PipeEnd::peer_gone_for_certain() {
   PipeSide& other = peer();
   // GONE end: acquire, see peer_gone()
   if (other.gone.load(std::memory_order_acquire) != 0) return true;
-  (void)living_children();  // the messages that made them may hold the end
+  (void)living_children();  // the messages that were to make them may hold the end
+  shm::reap_messages();     // and those of others
   if (token_lives(other) && !shm::holders_of(other.token).none()) return false;
   mark_gone(*body_, 1 - side_);
   ring_for_the_living();
@@ -331,7 +333,8 @@ bool PipeEnd::peers_moved() {
     moved = moved || peer().moves.load(std::memory_order_acquire) != seen_moves_;
   }
   if (!moved) return readable;
-  (void)living_children();  // the messages that made them may hold the end
+  (void)living_children();  // the messages that were to make them may hold the end
+  shm::reap_messages();     // and those of others
   const std::lock_guard guard(bell_mutex());
   if (epoll_ >= 0) watch_peers();
   return readable;

@@ -55,7 +55,7 @@ Zygote::Zygote(PoolShared& shared, const PoolPlan& plan) : shared_(shared) {
   shared_.started.store(0, std::memory_order_relaxed);
   shared_.start_error.store(0, std::memory_order_relaxed);
   shared_.ending.store(0, std::memory_order_relaxed);  // set when one that died was put away
-  std::shared_ptr<SpawnMessage> message;               // until the zygote has taken it
+  std::unique_ptr<SpawnMessage> message;
   try {
     if (plan.method != "fork") message = describe_zygote(shared, plan);
     start(plan, message.get());

@@ -31,10 +31,10 @@ RecordPtr zygote_record() {
 
 }  // namespace
 
-std::shared_ptr<SpawnMessage> describe_zygote(PoolShared& shared, const PoolPlan& plan) {
+std::unique_ptr<SpawnMessage> describe_zygote(PoolShared& shared, const PoolPlan& plan) {
   constexpr FunctionId kNone = 0;
-  const auto message = describe_child(*zygote_record(), plan.method, plan.parent,
-                                      ChildBinding(affinity::PlannedWorker{}));
+  auto message = describe_child(*zygote_record(), plan.method, plan.parent,
+                                ChildBinding(affinity::PlannedWorker{}));
   wire::Writer& out = message->writer();
   out.put(reinterpret_cast<std::uintptr_t>(&shared));
   wire::encode(out, plan.workers);

@@ -17,7 +17,7 @@ inline constexpr int kPokeDescriptor = kArenaDescriptor + 1;
 
 /// What it shall do, behind what it is. Throws what the initializer's serialize() throws, TypeError
 /// for one that holds a private address.
-std::shared_ptr<SpawnMessage> describe_zygote(PoolShared& shared, const PoolPlan& plan);
+std::unique_ptr<SpawnMessage> describe_zygote(PoolShared& shared, const PoolPlan& plan);
 
 /// What such a message says.
 struct ZygoteOrders {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -149,7 +150,7 @@ StartRequest request_for(StartBlock* start, bool daemon) noexcept {
   StartRequest request{};
   request.magic = StartRequest::kMagic;
   request.start = start;
-  request.id = start->id;
+  request.id = start->id.load(std::memory_order_relaxed);  // this thread has set it
   request.parent = shm::self();
   request.daemon = daemon ? 1 : 0;
   request.group = ::getpgrp();
@@ -236,15 +237,21 @@ void wait_for_reply(int fd, shm::ProcessId child) {
 // One request. None when the server has died and the child does not exist, or was killed before it
 // did anything: try again.
 std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
+  // The message first: a parent that is killed while a server comes up has left it with the child.
+  ServedChild child;
+  shm::ProcessTable& table = shm::ProcessTable::instance();
+  child.id = table.reserve();
+  StartBlock* start = nullptr;
+  try {
+    start = message.place(child.id, StartKind::served_process);
+  } catch (...) {
+    table.cancel(child.id);
+    throw;
+  }
   const std::string path = ensure_server();
   Descriptor connection = new_socket();
   if (!connect_to(connection.get(), path)) return std::nullopt;
   Descriptor folder = working_folder();
-  shm::ProcessTable& table = shm::ProcessTable::instance();
-  ServedChild child;
-  child.id = table.reserve();
-  table.set_heir(child.id, shm::self());  // that asks how it ended
-  StartBlock* const start = message.place(child.id, StartKind::served_process);
   std::optional<StartReply> answer;
   if (send_request(connection.get(), request_for(start, daemon), folder.get())) {
     try {
@@ -264,12 +271,12 @@ std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
                             "the fork server, starting a child process");
   }
   if (!answer) {
-    // A child that has adopted its id answers before all else, so this one is dead.
-    message.take_back();
+    // A child that has adopted its id answers before all else, so this one is dead. The message
+    // waits with it for the next.
     if (!table.revoke(child.id)) table.mark_dead(child.id, shm::kUnknownStatus);
-    shm::reap(child.id);
     return std::nullopt;
   }
+  message.hand_over();
   child.pid = answer->pid;
   if (child.pidfd >= 0) return child;
   connection.reset();  // whose number can now be the sentinel's
@@ -341,6 +348,7 @@ void become_fork_server(wire::Reader& in) {
   const Descriptor listener = new_socket();
   const sockaddr_un address = address_of(folder.socket());
   if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      ::chmod(address.sun_path, S_IRUSR | S_IWUSR) != 0 ||  // whatever the umask
       ::listen(listener.get(), SOMAXCONN) != 0 ||
       ::fcntl(listener.get(), F_SETFL, O_NONBLOCK) != 0) {
     const int error = errno;

@@ -7,7 +7,7 @@
 // lies; the server forks, the child decodes and runs. No process of the program keeps a descriptor
 // of it, and a program that starts nothing by this method has neither server nor socket.
 //
-//     parent  message -> reserve id -> connect, send {id, message; stdout, stderr, cwd}
+//     parent  reserve id -> message -> connect, send {id, message; stdout, stderr, cwd}
 //     server  check the peer -> cwd of the child to be -> fork ... reap, mark dead with the status
 //     child   adopt id (too late: it ends) -> reply {pid; pidfd} -> streams and signals of the
 //             parent -> decode, run

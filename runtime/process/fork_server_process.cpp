@@ -254,7 +254,8 @@ int Server::check(const Packet& packet) {
   if (packet.peer.uid != ::geteuid()) return EPERM;
   if (table.pid(request.parent) != packet.peer.pid) return EPERM;
   if (!table.is_present(request.id) || !valid_start(request.start)) return EINVAL;
-  if (request.start->id != request.id) return EINVAL;
+  // relaxed: set before the request was sent
+  if (request.start->id.load(std::memory_order_relaxed) != request.id) return EINVAL;
   const auto sent = static_cast<std::size_t>(std::popcount(request.has));
   if (packet.descriptors.size() != sent || (request.has & StartRequest::kFolder) == 0)
     return EINVAL;

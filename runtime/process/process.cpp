@@ -44,8 +44,7 @@ class SpareDescriptor {
  public:
   SpareDescriptor() : fd_(::eventfd(0, EFD_CLOEXEC)) {
     if (fd_ < 0) {
-      throw std::system_error(errno, std::generic_category(),
-                              "a descriptor for the sentinel of a process");
+      throw runtime::start_error(errno, "a descriptor for the sentinel of a process");
     }
   }
   ~SpareDescriptor() { release(); }
@@ -167,7 +166,7 @@ void Process::start() {
   (void)runtime::living_children();
   const runtime::ChildBinding binding(record_->bind);
   const runtime::ParentIdentity parent = runtime::as_parent();
-  std::shared_ptr<runtime::SpawnMessage> message;
+  std::unique_ptr<runtime::SpawnMessage> message;
   if (method != "fork") {
     message = runtime::describe_child(*record_, method, parent, binding);
     runtime::SpawnedProcess::encode(message->writer(), *this);
@@ -190,7 +189,6 @@ void Process::start() {
     record_->id = child.id;
     record_->pidfd = child.pidfd;
     record_->served = served;
-    record_->message = std::move(message);
     record_->stage = Stage::started;
   }
   starting.succeeded();

@@ -298,7 +298,6 @@ std::string repr_of(const RecordPtr& record) {
 
 bool reap(const RecordPtr& record) {
   std::optional<Status> status;
-  std::shared_ptr<SpawnMessage> message;  // freed without the lock: that calls users' destructors
   shm::ProcessId id = 0;
   pid_t pid = 0;
   {
@@ -308,7 +307,6 @@ bool reap(const RecordPtr& record) {
     status = record->served ? collect_served(*record) : collect(record->pidfd);
     if (!status) return false;
     record->exitcode = status->exitcode;
-    message = std::move(record->message);
     id = record->id;
     pid = record->pid;
     std::erase(processes().children, record);
@@ -343,13 +341,9 @@ void add_child(const RecordPtr& record) {
 
 [[gnu::hot]] std::vector<RecordPtr> living_children() {
   std::vector<RecordPtr> children;
-  std::vector<std::shared_ptr<SpawnMessage>> arrived;  // freed without the lock, as in reap()
   {
     const std::lock_guard guard(process_mutex());
     children = processes().children;
-    for (const RecordPtr& child : children) {
-      if (child->message && child->message->taken()) arrived.push_back(std::move(child->message));
-    }
   }
   std::erase_if(children, [](const RecordPtr& child) { return reap(child); });
   return children;

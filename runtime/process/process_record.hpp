@@ -23,8 +23,6 @@
 
 namespace millrace::runtime {
 
-class SpawnMessage;
-
 /// One process. Fields are guarded by process_mutex() but for those that never change.
 struct ProcessRecord {
   enum class Role : std::uint8_t { child, self, parent };
@@ -50,7 +48,6 @@ struct ProcessRecord {
   // What become() needs, made before a fork; else nothing.
   std::shared_ptr<ProcessRecord> parent;
   std::unique_ptr<std::string> own_name;
-  std::shared_ptr<SpawnMessage> message;  // null: none, or the child needs it no more
 
   ProcessRecord() = default;
   ProcessRecord(const ProcessRecord&) = delete;

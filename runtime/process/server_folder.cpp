@@ -63,6 +63,8 @@ ServerFolder::ServerFolder() {
     if (::mkdtemp(path_.data()) == nullptr) {
       throw std::system_error(errno, std::generic_category(), "mkdtemp " + path_);
     }
+    // The umask may have kept it from its own user. Locking finds out if that failed.
+    (void)::chmod(path_.c_str(), S_IRWXU);
     lock_ = lock_folder(AT_FDCWD, path_.c_str());
     // Still there: whoever removes it as abandoned has locked it before.
     if (lock_ >= 0 && ::access(path_.c_str(), X_OK) == 0) return;

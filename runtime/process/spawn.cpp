@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <array>
@@ -25,6 +26,7 @@
 #include "runtime/process/context_state.hpp"
 #include "runtime/process/process_record.hpp"
 #include "shm/arena.hpp"
+#include "shm/reaper.hpp"
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): not in every <unistd.h>
 
@@ -102,7 +104,7 @@ class Preparations {
                   : ::posix_spawn_file_actions_addclose(&actions_, place));
   }
   static void check(int error) {
-    if (error != 0) throw std::system_error(error, std::generic_category(), "posix_spawn");
+    if (error != 0) throw start_error(error, "posix_spawn");
   }
 
   posix_spawn_file_actions_t actions_;
@@ -118,9 +120,7 @@ pid_t execute(const Preparations& prepared, std::string file, std::string argume
   pid_t pid = -1;
   const int error = prepared.execute(pid, file, arguments.data());
   if (widened) before.apply();
-  if (error != 0) {
-    throw std::system_error(error, std::generic_category(), "posix_spawn of " + file);
-  }
+  if (error != 0) throw start_error(error, "posix_spawn of " + file);
   return pid;
 }
 
@@ -134,6 +134,18 @@ void add_process_class(ProcessClass& entry) noexcept {
   }
 }
 
+std::system_error start_error(int error, std::string what) {
+  rlimit limit{};
+  const bool known = ::getrlimit(RLIMIT_NOFILE, &limit) == 0;
+  // Of a number beyond the limit it is said that it is none; all are open that a child is given.
+  if (error == EBADF) error = EMFILE;
+  if (known && error == EMFILE) {
+    what += " (RLIMIT_NOFILE is " + std::to_string(limit.rlim_cur) +
+            "; raise it, as with ulimit -n, or close descriptors)";
+  }
+  return {error, std::generic_category(), what};
+}
+
 void throw_no_serialize(const std::type_info& type) {
   throw TypeError("the start method spawn cannot send a " + demangle(type) +
                   " to its process: it has members, so it needs a public serialize(), or save() "
@@ -143,36 +155,92 @@ void throw_no_serialize(const std::type_info& type) {
 SpawnMessage::SpawnMessage() : creator_(::getpid()) {}
 
 SpawnMessage::~SpawnMessage() {
-  if (::getpid() == creator_) content_.revert(0);
-}
-
-bool SpawnMessage::taken() const noexcept {
-  // TAKE message: acquire pairs with the release in spawn_child.cpp: the child has its references
-  return start_ != nullptr && start_->taken.load(std::memory_order_acquire) == 1;
+  if (::getpid() != creator_) return;
+  if (start_ != nullptr) {  // of a child that died before it took it
+    const shm::ProcessId dead = start_->id.load(std::memory_order_relaxed);  // this process set it
+    take_back();
+    shm::reap(dead);
+  }
+  content_.revert(0);
 }
 
 StartBlock* SpawnMessage::place(shm::ProcessId id, StartKind kind) {
+  shm::ProcessTable& table = shm::ProcessTable::instance();
+  table.set_heir(id, shm::self());
+  if (start_ != nullptr) return move_to(id);
+  std::vector<KeptReference> kept;
+  kept.reserve(content_.kept_count());
+  content_.each_kept([&kept](std::size_t offset, wire::Writer::Drop drop, wire::Writer::Holds) {
+    kept.push_back({offset, function_id(reinterpret_cast<AnyFunction>(drop)), 0});
+  });
   shm::Arena& arena = shm::Arena::instance();
+  const std::size_t list = list_offset(content_.size());
+  const std::size_t list_bytes = kept.size() * sizeof(KeptReference);
   void* const block = arena.allocate(sizeof(StartBlock));
-  void* payload = nullptr;
+  std::byte* payload = nullptr;
   try {
-    payload = arena.allocate(content_.size());
+    payload = static_cast<std::byte*>(arena.allocate(list + list_bytes));
   } catch (...) {
     arena.deallocate(block);
     throw;
   }
   std::memcpy(payload, content_.data(), content_.size());
-  start_ = ::new (block) StartBlock{StartBlock::kMagic, id, kind, payload, content_.size(), {}};
-  arena.give(block, id);
-  arena.give(payload, id);
+  if (!kept.empty()) std::memcpy(payload + list, kept.data(), list_bytes);
+  start_ = ::new (block)
+      StartBlock{StartBlock::kMagic, id, kind, payload, content_.size(), kept.size(), {}};
+  table.note_messages();
+  give_all(shm::self(), id);
+  // MESSAGE of a process: release, to the acquire of its reaper
+  table.message_of(id).store(reinterpret_cast<std::uint64_t>(block), std::memory_order_release);
+  return start_;
+}
+
+// At every step one of the two, or none, finds its id in the block and the block in the arena.
+StartBlock* SpawnMessage::move_to(shm::ProcessId id) noexcept {
+  shm::ProcessTable& table = shm::ProcessTable::instance();
+  const shm::ProcessId before = start_->id.load(std::memory_order_relaxed);  // this process set it
+  give_all(before, shm::kNobody);
+  // MESSAGE of a process: release, as in place()
+  table.message_of(id).store(reinterpret_cast<std::uint64_t>(start_), std::memory_order_release);
+  // MESSAGE of a process: release, the other word before
+  start_->id.store(id, std::memory_order_release);
+  // relaxed: from here on the former child's reaper leaves the message alone
+  table.message_of(before).store(0, std::memory_order_relaxed);
+  give_all(shm::kNobody, id);
+  shm::reap(before);
   return start_;
 }
 
 void SpawnMessage::take_back() noexcept {
   StartBlock* const start = std::exchange(start_, nullptr);
   if (start == nullptr) return;
+  // relaxed, both: nobody else looks while this process, the heir, lives
+  const shm::ProcessId id = start->id.load(std::memory_order_relaxed);
+  shm::ProcessTable::instance().message_of(id).store(0, std::memory_order_relaxed);
+  give_copies(id, shm::self());
   shm::deallocate(start->payload);
   shm::deallocate(start);
+}
+
+void SpawnMessage::hand_over() noexcept {
+  start_ = nullptr;
+  content_.clear();
+}
+
+void SpawnMessage::give_all(shm::ProcessId from, shm::ProcessId to) noexcept {
+  shm::Arena& arena = shm::Arena::instance();
+  arena.give(start_, from, to);
+  arena.give(start_->payload, from, to);
+  give_copies(from, to);
+}
+
+void SpawnMessage::give_copies(shm::ProcessId from, shm::ProcessId to) noexcept {
+  content_.each_kept([&](std::size_t offset, wire::Writer::Drop, wire::Writer::Holds holds) {
+    if (holds != wire::Writer::Holds::block) return;
+    void* block = nullptr;
+    std::memcpy(&block, content_.data() + offset, sizeof block);
+    shm::Arena::instance().give(block, from, to);
+  });
 }
 
 pid_t SpawnMessage::send(shm::ProcessId id, StartKind kind, int inherited) {
@@ -180,7 +248,10 @@ pid_t SpawnMessage::send(shm::ProcessId id, StartKind kind, int inherited) {
     const Preparations prepared(shm::Arena::instance().fd(), inherited);
     place(id, kind);
     flush_std_streams();
-    return execute(prepared, program_file(), spawn_argument(start_));
+    const pid_t pid = execute(prepared, program_file(), spawn_argument(start_));
+    shm::ProcessTable::instance().entrust(id, pid);
+    hand_over();
+    return pid;
   } catch (...) {
     take_back();
     shm::ProcessTable::instance().cancel(id);
@@ -188,7 +259,7 @@ pid_t SpawnMessage::send(shm::ProcessId id, StartKind kind, int inherited) {
   }
 }
 
-std::shared_ptr<SpawnMessage> describe_child(const ProcessRecord& record, const std::string& method,
+std::unique_ptr<SpawnMessage> describe_child(const ProcessRecord& record, const std::string& method,
                                              const ParentIdentity& parent,
                                              const ChildBinding& binding) {
   ChildDescription child;
@@ -210,7 +281,7 @@ std::shared_ptr<SpawnMessage> describe_child(const ProcessRecord& record, const 
   child.parent_name = parent.name;
   child.place = binding.place();
   child.parent_mask = AffinityMask::of_this_thread().words();
-  auto message = std::make_shared<SpawnMessage>();
+  auto message = std::make_unique<SpawnMessage>();
   wire::encode(message->writer(), child);
   return message;
 }

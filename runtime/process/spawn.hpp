@@ -6,25 +6,44 @@
 // initialiser of the program it maps the arena and takes its place in the process table;
 // freeze_support() then decodes and runs. From there on it is a child like any other (child.hpp).
 //
-//     parent  encode -> reserve id -> StartBlock, payload (given to the id) -> posix_spawn
-//     child   attach arena -> adopt id -> ... main -> freeze_support: decode, taken = 1, run
+//     parent  encode -> reserve id -> StartBlock, payload and copies of callables (given to the
+//             id) -> noted as the id's message -> posix_spawn -> reservation entrusted to the pid
+//     child   attach arena -> adopt id (too late: it ends) -> ... main -> freeze_support: decode,
+//             give the references back one by one, forget the message, run
 //
 // Invariants
 // 1. The message keeps the references inside (handles, copies of callables); the child borrows
-//    them. The parent gives them back once the child says `taken`, or has ended.
-// 2. StartBlock and payload belong to the child's id from before it exists.
-// 3. A process that was started like this starts no other before it has come to freeze_support():
+//    them. They are the child's id's from the moment the message is noted in the process table:
+//    from then on the child gives them back when it has its own, or its reaper does (reap() calls
+//    settle_message()), and the parent has nothing to do with them.
+// 2. `dropped` goes up before a reference is given back, by the one process that has the right to:
+//    the child, which nobody reaps while it lives, or the one reaper. So none is given back twice,
+//    and the one in hand at a death in there is lost until the program ends.
+// 3. StartBlock, payload and copies belong to the child's id from before it exists. Without an
+//    adopted id the child reads nothing of them: adoption and the end of a reservation race for one
+//    word of the process table.
+// 4. A process that was started like this starts no other before it has come to freeze_support():
 //    a main() without that call would start itself for ever.
 //
 // What happens when a process dies between any two steps:
-//   parent, before posix_spawn: the blocks belong to a reservation of a dead process and are swept
-//     with it; the references of handles in the message stay until the program ends.
-//   parent, after it: the child decodes and runs (a daemonic one ends); the same holds for the
-//     references. A copied callable in the arena is the parent's until the child has it: one that
-//     was swept in those milliseconds is noticed as Corrupt or not at all, and harms the child
-//     only.
-//   child, at any time: the parent learns the status by waitid(), marks the id dead, sweeps its
-//     blocks and gives the references back.
+//   parent, before the message is noted: blocks are swept with it or the reservation; the
+//     references of what was encoded so far (microseconds) stay until the program ends.
+//   parent, behind that, before the child adopts its id: whoever looks first decides. A reaper
+//     (below) that finds the reservation's maker dead gives the references back, and the child, if
+//     there is one, ends at once. Once it is entrusted to the child's pid, and to a child that has
+//     adopted, the parent's death means nothing: the child takes, gives back, runs (a daemonic one
+//     ends).
+//   child, at any time: the parent learns the status by waitid(), marks the id dead and reaps it:
+//     what the child has not given back is given back, then its blocks are swept. While it lives
+//     the parent is the child's heir (ProcessTable::set_heir) and nobody else does.
+//   both, in any order: whoever reaps the child's id next, of these who comes first: a process that
+//     waits for the end of a pipe and asks who holds it, the fork server for its children, whoever
+//     finds the table or the arena full (shm::reap_messages(), shm::reap_all_dead()). With no
+//     process left there is no arena.
+//   the reaper, in the middle: the next one goes on behind `dropped`.
+//   the fork server with its child to be, while the parent lives: that puts the message under the
+//     next child's id. Meanwhile blocks are nobody's and both ids name the message; `id` in it says
+//     whose reaper may touch it.
 #pragma once
 
 #include <sys/types.h>
@@ -34,9 +53,11 @@
 #include <cstdint>
 #include <memory>
 #include <millrace/affinity.hpp>
+#include <millrace/function.hpp>
 #include <millrace/process.hpp>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "runtime/base/fd_bag.hpp"
@@ -79,15 +100,29 @@ struct StartBlock {
   static constexpr std::uint64_t kMagic = 0x6d72'7370'6177'6e31;
 
   std::uint64_t magic;
-  shm::ProcessId id;
+  std::atomic<shm::ProcessId> id;  // whose reaper gives the references back
   StartKind kind;
-  void* payload;  // freed by the child once it is decoded
-  std::uint64_t payload_bytes;
-  std::atomic<std::uint32_t> taken;  // 1: the child needs nothing of the message any more
+  void* payload;                // `kept_count` KeptReferences behind the content, 8-byte aligned
+  std::uint64_t content_bytes;  // of the payload
+  std::uint64_t kept_count;
+  std::atomic<std::uint64_t> dropped;  // of the references, those given back or about to be
 };
 
-/// The parent's side of one message, from start() until the child has it. Destroying it gives the
-/// references back; in a forked copy of the parent that does nothing.
+/// A reference that a message owns.
+struct KeptReference {
+  std::uint64_t offset;  // in the content
+  FunctionId drop;       // a wire::Writer::Drop
+  std::uint32_t unused;
+};
+
+/// Where the list of references is in a payload.
+constexpr std::size_t list_offset(std::size_t content_bytes) noexcept {
+  return (content_bytes + alignof(KeptReference) - 1) / alignof(KeptReference) *
+         alignof(KeptReference);
+}
+
+/// The parent's side of one message, while start() runs. Destroying one that was not handed over
+/// gives the references back; in a forked copy of the parent that does nothing.
 class SpawnMessage {
  public:
   SpawnMessage();
@@ -100,17 +135,23 @@ class SpawnMessage {
   /// its descriptor 4. Throws std::system_error naming the program when the system refuses, and
   /// gives `id` back.
   pid_t send(shm::ProcessId id, StartKind kind = StartKind::process, int inherited = -1);
-  /// Puts it into the arena, as child `id`'s. Throws std::system_error when there is no room.
+  /// Puts it into the arena, as child `id`'s. One that was another child's, who is dead, becomes
+  /// this one's, and that one is reaped. Throws std::system_error when there is no room,
+  /// std::runtime_error when a reference cannot be given back by other processes (function.hpp).
   StartBlock* place(shm::ProcessId id, StartKind kind);
-  /// Undoes place(): there is no such child.
+  /// Undoes place(): there is no such child, and its id is not reaped yet.
   void take_back() noexcept;
-  /// True once the child has decoded it.
-  [[nodiscard]] bool taken() const noexcept;
+  /// The child exists: it, or its reaper, sees to the references.
+  void hand_over() noexcept;
 
  private:
+  StartBlock* move_to(shm::ProcessId id) noexcept;
+  void give_all(shm::ProcessId from, shm::ProcessId to) noexcept;
+  void give_copies(shm::ProcessId from, shm::ProcessId to) noexcept;
+
   wire::Writer content_;
   pid_t creator_;
-  StartBlock* start_ = nullptr;  // the child's; recycled, it tells nothing wrong: the child is dead
+  StartBlock* start_ = nullptr;  // in the arena
 };
 
 /// What of a Process goes to its child, and back.
@@ -123,15 +164,26 @@ struct SpawnedProcess {
 
 /// A message for the child that `record` will be: what it is. What it shall run is yet to be
 /// encoded.
-std::shared_ptr<SpawnMessage> describe_child(const ProcessRecord& record, const std::string& method,
+std::unique_ptr<SpawnMessage> describe_child(const ProcessRecord& record, const std::string& method,
                                              const ParentIdentity& parent,
                                              const ChildBinding& binding);
 
-/// The argument by which the child recognises itself and finds its message.
+/// Why a process cannot be started. Names the limit on descriptors if that is why, also where the
+/// kernel said EBADF of the numbers that an executed child is to have.
+std::system_error start_error(int error, std::string what);
+
+/// The argument by which the child recognises itself, and finds its id and its message.
 std::string spawn_argument(const StartBlock* start);
 
 /// True when `start` is the head of a message.
 bool valid_start(const StartBlock* start) noexcept;
+
+/// Gives the references back that a message still owns, each once. For the process it was sent to,
+/// or its reaper.
+void settle_message(StartBlock& start) noexcept;
+
+/// In the process it was sent to, which has what it needs of it: gives the rest back and frees it.
+void finish_message(StartBlock& start) noexcept;
 
 /// Runs a message in this process, which has adopted its id and has come to freeze_support().
 [[noreturn]] void run_started(StartBlock* start) noexcept;

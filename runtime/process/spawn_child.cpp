@@ -26,6 +26,7 @@
 #include "runtime/process/process_record.hpp"
 #include "runtime/process/spawn.hpp"
 #include "shm/arena.hpp"
+#include "shm/reaper.hpp"
 
 namespace millrace {
 namespace runtime {
@@ -58,15 +59,30 @@ bool readable(const void* payload, std::uint64_t bytes) noexcept {
          bytes <= static_cast<std::size_t>(arena.base() + arena.size() - at);
 }
 
+// "id-offset", both hexadecimal.
+bool parse_argument(std::string_view text, shm::ProcessId& id, std::size_t& offset) {
+  const char* const end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, id, 16);
+  if (first.ec != std::errc() || first.ptr == end || *first.ptr != '-') return false;
+  const auto second = std::from_chars(first.ptr + 1, end, offset, 16);
+  return second.ec == std::errc() && second.ptr == end;
+}
+
+// Adopts this process's id: the message is its own from then on.
 StartBlock* find_message(std::string_view text) {
-  std::size_t offset = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), offset, 16);
   shm::Arena& arena = shm::Arena::attach(kArenaDescriptor);
-  if (error != std::errc() || end != text.data() + text.size() || offset >= arena.size()) {
+  shm::ProcessId id = 0;
+  std::size_t offset = 0;
+  if (!parse_argument(text, id, offset) || offset >= arena.size()) {
     throw Corrupt("'" + std::string(text) + "' is no place in the arena");
   }
+  shm::ProcessTable::instance().adopt(id);
+  // relaxed: this thread has set it, or has not. Too late: its parent was killed, and the message
+  // went with the reservation.
+  if (shm::this_process_id.load(std::memory_order_relaxed) != id) ::_exit(1);
   auto* const start = reinterpret_cast<StartBlock*>(arena.base() + offset);
-  if (!valid_start(start)) {
+  // relaxed: written before this process was made
+  if (!valid_start(start) || start->id.load(std::memory_order_relaxed) != id) {
     throw Corrupt("there is no message for this process at " + std::string(text));
   }
   return start;
@@ -81,7 +97,6 @@ StartBlock* find_message(std::string_view text) {
   if (argument.substr(0, kPrefix.size()) != kPrefix) return;
   try {
     g_start = find_message(argument.substr(kPrefix.size()));
-    shm::ProcessTable::instance().adopt(g_start->id);
     adopt_fd_bag(kBagDescriptors);
     // Another copy of the library, in a plugin, must not take it for its own.
     *argv[1] = 0;
@@ -121,29 +136,52 @@ RecordPtr become_described(ChildDescription child, bool served) {
   return record;
 }
 
-// The child needs nothing of the message any more.
-void drop_message(StartBlock& start) noexcept {
+// The child has its own references, or is dead. The message is forgotten before its memory is given
+// back.
+void drop_message(StartBlock& start, shm::ProcessId child) noexcept {
+  settle_message(start);
+  // relaxed: read by the reaper of this process, or the next one of the child
+  shm::ProcessTable::instance().message_of(child).store(0, std::memory_order_relaxed);
   shm::deallocate(start.payload);
-  // TAKE message: release pairs with the acquire in spawn.cpp
-  start.taken.store(1, std::memory_order_release);
+  shm::deallocate(&start);
 }
+
+// What drops one of the message's references; null for what is no reference.
+wire::Writer::Drop drop_of(const StartBlock& start, const KeptReference& kept) noexcept {
+  try {
+    if (kept.offset >= start.content_bytes) return nullptr;
+    return reinterpret_cast<wire::Writer::Drop>(resolve_function(kept.drop));
+  } catch (const std::exception&) {
+    return nullptr;  // a library that is not to be had here: its reference stays
+  }
+}
+
+// For the reaper of `dead`.
+void drop_left_message(shm::ProcessId dead, void* message) noexcept {
+  auto* const start = static_cast<StartBlock*>(message);
+  // MESSAGE of a process: acquire, see spawn.cpp; one that is put under another id is that one's
+  if (!valid_start(start) || start->id.load(std::memory_order_acquire) != dead) return;
+  drop_message(*start, dead);
+}
+
+[[maybe_unused]] const bool g_settler_set = (shm::set_message_settler(&drop_left_message), true);
 
 void run_message(void* argument) {
   auto& start = *static_cast<StartBlock*>(argument);
-  wire::Reader in(start.payload, start.payload_bytes, wire::References::borrow);
+  wire::Reader in(start.payload, start.content_bytes, wire::References::borrow);
   if (start.kind == StartKind::fork_server) return become_fork_server(in);
   const RecordPtr record =
       become_described(wire::decode<ChildDescription>(in), start.kind == StartKind::served_process);
   if (start.kind == StartKind::zygote) {
     const ZygoteOrders orders = take_zygote_orders(in);
-    drop_message(start);
+    finish_message(start);
     (void)AffinityMask::initial().apply();  // not its parent's: it binds its workers
     run_zygote(*orders.shared, orders.plan, kPokeDescriptor);
   }
   // As under fork, the object lives until the process ends.
   Process& process = *SpawnedProcess::decode(in, record).release();
   restart_numbering();  // what the class's constructor made is not counted
-  drop_message(start);
+  finish_message(start);
   get_logger().info("child process calling self.run()");
   process.run();
 }
@@ -153,7 +191,29 @@ void run_message(void* argument) {
 bool valid_start(const StartBlock* start) noexcept {
   return reinterpret_cast<std::uintptr_t>(start) % alignof(StartBlock) == 0 &&
          readable(start, sizeof *start) && start->magic == StartBlock::kMagic &&
-         readable(start->payload, start->payload_bytes);
+         start->content_bytes <= shm::kArenaLargest && start->kept_count <= shm::kArenaLargest &&
+         readable(start->payload,
+                  list_offset(start->content_bytes) + start->kept_count * sizeof(KeptReference));
+}
+
+void settle_message(StartBlock& start) noexcept {
+  auto* const payload = static_cast<std::byte*>(start.payload);
+  const std::byte* const list = payload + list_offset(start.content_bytes);
+  // DROP reference: acquire, what a reaper that died in here had done
+  std::uint64_t next = start.dropped.load(std::memory_order_acquire);
+  while (next < start.kept_count) {
+    KeptReference kept{};
+    std::memcpy(&kept, list + next * sizeof kept, sizeof kept);
+    // DROP reference: release. Before it is given back, so that nobody does it again.
+    start.dropped.store(++next, std::memory_order_release);
+    if (const wire::Writer::Drop drop = drop_of(start, kept)) drop(payload + kept.offset);
+  }
+}
+
+void finish_message(StartBlock& start) noexcept {
+  const bool watched = start.kind == StartKind::served_process;  // its heir learns its status
+  drop_message(start, shm::self());
+  if (!watched) shm::ProcessTable::instance().set_heir(shm::self(), shm::kNobody);
 }
 
 void run_started(StartBlock* start) noexcept { exit_process(run_guarded(&run_message, start)); }
@@ -161,11 +221,14 @@ void run_started(StartBlock* start) noexcept { exit_process(run_guarded(&run_mes
 const char* freeze_support_idiom() noexcept { return kIdiom; }
 
 std::string spawn_argument(const StartBlock* start) {
-  std::array<char, 17> digits{};
+  std::array<char, 40> digits{};
+  char* const limit = digits.data() + digits.size();
   const auto offset = static_cast<std::size_t>(reinterpret_cast<const std::byte*>(start) -
                                                shm::Arena::instance().base());
-  const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), offset, 16).ptr;
-  return std::string(kPrefix).append(digits.data(), end);
+  char* at = std::to_chars(digits.data(), limit, start->id, 16).ptr;
+  *at++ = '-';
+  at = std::to_chars(at, limit, offset, 16).ptr;
+  return std::string(kPrefix).append(digits.data(), at);
 }
 
 void check_freeze_support() {

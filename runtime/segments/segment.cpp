@@ -95,6 +95,11 @@ std::string random_name() {
   return text.data();
 }
 
+// What its user may do with it is not the umask's to say: other processes of his open it by name.
+void open_to_user(const File& file, const std::string& name) {
+  if (::fchmod(file.get(), S_IRUSR | S_IWUSR) != 0) fail(errno, name, "fchmod");
+}
+
 // Gives a nameless file its name; 0 or the error. `identity` is noted before, if it is to be.
 int name_file(const File& file, const std::string& name, const SegmentIdentity* noted) {
   const std::string self = "/proc/self/fd/" + std::to_string(file.get());
@@ -114,6 +119,7 @@ Segment create_named(const std::string& name, std::size_t bytes, bool track) {
   const File file(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (file.get() < 0) fail(errno, name, "create");
   try {
+    open_to_user(file, name);
     const SegmentIdentity identity = identity_of(file, name);
     if (track) SegmentRegistry::instance().arm(identity, name);
     try {
@@ -149,6 +155,7 @@ Segment create_segment(const std::optional<std::string>& name, std::size_t bytes
   SegmentIdentity identity;
   std::span<std::byte> memory;
   if (nameless) {
+    open_to_user(file, wanted);
     back(file, bytes, wanted);
     identity = identity_of(file, wanted);
     memory = map(file, bytes, wanted);

@@ -32,7 +32,7 @@ void Writer::append(Writer& other) {
   const std::size_t offset = size();
   kept_.reserve(kept_.size() + other.kept_.size());
   write(other.data(), other.size());
-  for (const Kept& one : other.kept_) kept_.push_back({offset + one.offset, one.drop});
+  for (const Kept& one : other.kept_) kept_.push_back({offset + one.offset, one.drop, one.holds});
   other.clear();
 }
 

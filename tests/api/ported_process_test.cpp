@@ -287,6 +287,8 @@ TEST_P(PortedProcess, AGrandchildLearnsOfItsParentsEnd) {
   child[0].join();
   EXPECT_EQ(child[0].exitcode(), -SIGTERM);
   EXPECT_FALSE(reader.recv<bool>());
+  // What the parent sent its child with is gone as well, although it never looked at that again.
+  EXPECT_THROW((void)reader.recv(), mp::EOFError);
 }
 
 // _TestProcess.test_wait_for_threads: for those of dummy, which are Python's threads

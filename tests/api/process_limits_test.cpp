@@ -35,12 +35,13 @@ rlimit soft_limit(__rlimit_resource resource, rlim_t value) {
   return before;
 }
 
-// The number of the error that start() throws, 0 for none.
-int refused(Process& p) {
+// The number of the error that start() throws, 0 for none; `said` is what it says.
+int refused(Process& p, std::string* said = nullptr) {
   try {
     p.start();
     return 0;
   } catch (const std::system_error& error) {
+    if (said != nullptr) *said = error.what();
     return error.code().value();
   }
 }
@@ -92,8 +93,7 @@ TEST_P(ProcessLimits, RefusedDescriptorsAreErrorsThatLeaveNothing) {
         std::printf("enough");
         break;
       }
-      // EBADF says of a number above the limit that it is none.
-      if (error != EMFILE && error != EBADF) std::printf("error %d ", error);
+      if (error != EMFILE) std::printf("error %d ", error);
       say_what_is_left(p, before);
     }
   });
@@ -105,6 +105,26 @@ TEST_P(ProcessLimits, RefusedDescriptorsAreErrorsThatLeaveNothing) {
   EXPECT_EQ(rest, "enough") << outcome.err;
   EXPECT_GT(rounds, 0);
   EXPECT_EQ(outcome.exitcode, 0);
+}
+
+class SpawnLimits : public SpawnTest {};
+INSTANTIATE_TEST_SUITE_P(Methods, SpawnLimits, methods(), method_name);
+
+// The numbers at which an executed child finds what it is given are beyond this limit, of which
+// dup2() says EBADF.
+TEST_P(SpawnLimits, ALimitBelowWhatAChildBeginsWithIsNamed) {
+  const auto outcome = run_program([] {
+    ::alarm(100);
+    end_server();
+    auto p = spawn().Process([] { throw mp::SystemExit(7); });
+    const rlimit usual = soft_limit(RLIMIT_NOFILE, 6);
+    std::string said;
+    const int error = refused(p, &said);
+    ::setrlimit(RLIMIT_NOFILE, &usual);
+    const bool named = said.find("RLIMIT_NOFILE is 6; raise it") != std::string::npos;
+    std::printf("%d %d %s", error, named, said.c_str());
+  });
+  EXPECT_EQ(outcome.out.substr(0, 5), std::to_string(EMFILE) + " 1 ") << outcome.out << outcome.err;
 }
 
 unsigned mode_of(const std::string& path) {
@@ -146,7 +166,7 @@ class Modes : public LeakCheck {
 };
 
 TEST_F(Modes, NothingIsOpenToOthersWhateverTheUmask) {
-  for (const mode_t mask : {0U, 022U, 077U}) {
+  for (const mode_t mask : {0U, 022U, 077U, 0777U}) {
     std::string folder = "/tmp/millrace-test-XXXXXX";
     ASSERT_NE(::mkdtemp(folder.data()), nullptr);
     const auto outcome = run_program([&] {

@@ -74,10 +74,23 @@ class Writer {
   /// Cuts the content back to its first `size` bytes and gives the references after them back.
   void revert(std::size_t size) noexcept;
 
+  /// What a reference is: counted somewhere, or the address of a block of the arena, which its
+  /// maker owns until the message is somebody else's.
+  enum class Holds : unsigned char { reference, block };
+
   /// Notes that the bytes from `offset` on are a reference which the message owns.
-  void keep(std::size_t offset, Drop drop) { kept_.push_back({offset, drop}); }
+  void keep(std::size_t offset, Drop drop, Holds holds = Holds::reference) {
+    kept_.push_back({offset, drop, holds});
+  }
   /// True when the message owns references: whoever discards it unread has to drop them.
   [[nodiscard]] bool holds_references() const noexcept { return !kept_.empty(); }
+  /// How many it owns.
+  [[nodiscard]] std::size_t kept_count() const noexcept { return kept_.size(); }
+  /// Calls see(offset, drop, holds) for each, in the order of their offsets.
+  template <class See>
+  void each_kept(See&& see) const {
+    for (const Kept& one : kept_) see(one.offset, one.drop, one.holds);
+  }
 
   /// The one session of type S of the value being written, made on first use.
   template <class S>
@@ -110,6 +123,7 @@ class Writer {
   struct Kept {
     std::size_t offset;
     Drop drop;
+    Holds holds;
   };
 
   std::byte* begin_ = nullptr;

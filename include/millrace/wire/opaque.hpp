@@ -69,7 +69,7 @@ struct Codec<T, Kind::opaque> {
       T* const copy = copy_to_block(value);
       const std::size_t offset = out.size();
       try {
-        out.keep(offset, drop);
+        out.keep(offset, drop, Writer::Holds::block);
         out.put(copy);
       } catch (...) {
         if (out.size() == offset) destroy_block(copy);
