@@ -218,7 +218,7 @@ class SharedMemoryManager {
   SharedMemoryManager& operator=(const SharedMemoryManager&) = delete;
   ~SharedMemoryManager();
 
-  /// Throws ValueError when it was started before.
+  /// Throws ProcessError when it was started before.
   void start();
   /// A new segment of `size` bytes. Throws ValueError unless started; else as SharedMemory. Not to
   /// be called by two threads at once.

@@ -310,6 +310,13 @@ void Server::run_child(const Packet& packet, int connection) noexcept {
   }
   ::close(listener_);
   ::close(signal_fd_);
+  // Who has the reply may interrupt: from then on SIGINT is what it is for the program, and is
+  // kept back only until the child is itself.
+  sigset_t held;
+  ::sigemptyset(&held);
+  ::sigaddset(&held, SIGINT);
+  ::sigprocmask(SIG_BLOCK, &held, nullptr);
+  ::sigaction(SIGINT, &interrupt_, nullptr);
   // By itself, with a descriptor of itself: however it ends from here on, and whoever is killed
   // meanwhile, its parent learns how. Who cannot say that it is there must not be.
   const int self = open_pidfd(::getpid());
@@ -319,7 +326,6 @@ void Server::run_child(const Packet& packet, int connection) noexcept {
   folder_.let_go();
   adopt_streams(packet);
   if (::getpgrp() != packet.request.group) (void)::setpgid(0, packet.request.group);
-  ::sigaction(SIGINT, &interrupt_, nullptr);
   ::sigaction(SIGCHLD, &child_end_, nullptr);
   sigset_t mask = packet.request.mask;
   let_endings_through(mask);

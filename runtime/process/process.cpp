@@ -124,7 +124,7 @@ Process::Process(const ProcessOptions& options)
 
 Process::Process(const ProcessOptions& options, std::unique_ptr<runtime::ProcessTarget> target)
     : record_(runtime::new_child_record()), target_(std::move(target)) {
-  record_->name = options.name;
+  if (options.name && !options.name->empty()) record_->name = options.name;  // as Python's `or`
   if (options.daemon) record_->daemon = *options.daemon;
   record_->bind = options.bind;
   record_->class_name = "Process";

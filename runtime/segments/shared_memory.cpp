@@ -270,8 +270,8 @@ SharedMemoryManager& SharedMemoryManager::operator=(SharedMemoryManager&& other)
 SharedMemoryManager::~SharedMemoryManager() { shutdown(); }
 
 void SharedMemoryManager::start() {
-  if (state_ == State::started) throw ValueError("SharedMemoryManager is already started");
-  if (state_ == State::shut_down) throw ValueError("SharedMemoryManager has shut down");
+  if (state_ == State::started) throw ProcessError("SharedMemoryManager: already started server");
+  if (state_ == State::shut_down) throw ProcessError("SharedMemoryManager has shut down");
   owner_ = ::getpid();
   state_ = State::started;
 }

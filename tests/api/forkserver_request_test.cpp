@@ -1,6 +1,7 @@
 // Requests to a fork server that do not go smoothly: late, unanswered, short of descriptors.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -14,6 +15,7 @@
 #include <millrace/errors.hpp>
 #include <millrace/interrupt.hpp>
 #include <millrace/sharedctypes.hpp>
+#include <millrace/synchronize.hpp>
 #include <system_error>
 #include <thread>
 
@@ -74,6 +76,17 @@ TEST_P(ForkServerRequestTest, MayComeLaterThanItsConnection) {
   g_late = false;
   EXPECT_EQ(g_sent, 1);  // served at the first request
   EXPECT_EQ(mp::test::server_pid(), server);
+}
+
+// P16: from start() on it is the child that SIGINT is for, not the server, which ignores it.
+TEST_P(ForkServerRequestTest, AnsweredMeansThatTheChildMayBeInterrupted) {
+  for (int i = 0; i < 60; ++i) {
+    auto p = mp::test::forkserver().Process([] { mp::Event().wait(); });
+    p.start();
+    p.interrupt();
+    ASSERT_TRUE(p.join(std::chrono::seconds(50))) << "start " << i;
+    EXPECT_EQ(p.exitcode(), -SIGINT);
+  }
 }
 
 // S35: as CPython's, which waits for its server in read()

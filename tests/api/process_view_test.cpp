@@ -36,6 +36,7 @@ TEST_F(ProcessViewTest, NamesCountUp) {  // P05; test_process names
   a.close();
   EXPECT_EQ(a.name(), "renamed");
   EXPECT_EQ(mp::get_context("fork").Process([] {}).name().substr(0, 12), "ForkProcess-");
+  EXPECT_EQ(mp::Process({.name = ""}, [] {}).name().substr(0, 8), "Process-");  // as no name
 }
 
 TEST_F(ProcessViewTest, ChildrenOfChildrenAreNamedAfterThem) {  // P05

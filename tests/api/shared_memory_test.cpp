@@ -254,7 +254,7 @@ TEST_F(SharedMemoryTest, AManagersSegmentsEndWithItH17H20) {
   mp::SharedMemoryManager manager;
   EXPECT_THROW((void)manager.SharedMemory(8), mp::ValueError);
   manager.start();
-  EXPECT_THROW(manager.start(), mp::ValueError);
+  EXPECT_THROW(manager.start(), mp::ProcessError);
   const mp::SharedMemory memory = manager.SharedMemory(64);
   const mp::ShareableList list = manager.ShareableList({1, "a"});
   const mp::ShareableList other = manager.ShareableList(std::vector<int>{1, 2});
@@ -266,6 +266,7 @@ TEST_F(SharedMemoryTest, AManagersSegmentsEndWithItH17H20) {
   manager.shutdown();
   EXPECT_FALSE(exists(memory.name()) || exists(list.shm().name()));
   EXPECT_THROW((void)manager.ShareableList({1}), mp::ValueError);
+  EXPECT_THROW(manager.start(), mp::ProcessError);
 }
 
 }  // namespace
