@@ -233,6 +233,8 @@ class JobGuard {
 /// The chunk size that a call asked for; ValueError when it is below 1.
 [[nodiscard]] std::uint64_t chunk_of(const Chunksize& wish, std::uint64_t items, int workers,
                                      std::uint64_t standard);
+/// How many indices [first, last) of a parallel_for has; ValueError for those below 0.
+[[nodiscard]] std::uint64_t range_size(std::uint64_t first, std::uint64_t last);
 
 /// Reads [address, address + bytes) of the pool's parent into `to`, or writes back; for workers.
 void read_parent(void* to, std::uint64_t address, std::size_t bytes);

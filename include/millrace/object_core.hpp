@@ -47,11 +47,12 @@ class Object {
   Object() noexcept = default;
   Object(const Object& other) { copy_from(other); }
   Object(Object&& other) noexcept { steal(other); }
-  Object& operator=(const Object& other) {
+  /// To a temporary nothing is assigned: in `o["k"] = 5` it would be lost, as o["k"] is a value.
+  Object& operator=(const Object& other) & {
     if (this != &other) *this = Object(other);
     return *this;
   }
-  Object& operator=(Object&& other) noexcept {
+  Object& operator=(Object&& other) & noexcept {
     if (this != &other) {
       const Object old(std::move(*this));  // `other` may lie in it
       steal(other);

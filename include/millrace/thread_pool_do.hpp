@@ -265,7 +265,7 @@ void ThreadPool::parallel_for(std::uint64_t first, std::uint64_t last, F f,
           for (std::uint64_t i = from; i < to; ++i) function(static_cast<std::size_t>(first + i));
         }
       },
-      last > first ? last - first : 0, options);
+      runtime::range_size(first, last), options);
 }
 
 template <class F, class Combine, class T, class R>

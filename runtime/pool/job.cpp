@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <exception>
+#include <limits>
 #include <millrace/errors.hpp>
 #include <millrace/job.hpp>
 #include <millrace/logging.hpp>
@@ -38,6 +39,18 @@ std::uint64_t chunk_of(const Chunksize& wish, std::uint64_t items, int workers,
     throw ValueError("Chunksize must be 1+, not " + std::to_string(wish.items()));
   }
   return static_cast<std::uint64_t>(wish.items());
+}
+
+std::uint64_t range_size(std::uint64_t first, std::uint64_t last) {
+  const std::uint64_t size = last > first ? last - first : 0;
+  // A bound below 0 came as one of the largest: of -5 to 5 the first, of -1 items the last.
+  constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  if (size > kMost || (first > kMost && last <= kMost)) {
+    throw ValueError("parallel_for: indices are 0 and more, not from " +
+                     std::to_string(static_cast<std::int64_t>(first)) + " to " +
+                     std::to_string(static_cast<std::int64_t>(last)));
+  }
+  return size;
 }
 
 void log_callback_failure(const char* which) noexcept {

@@ -1,6 +1,5 @@
 // Pool's own part of its calls: what does not depend on their types.
 #include <cstdint>
-#include <limits>
 #include <millrace/errors.hpp>
 #include <millrace/pool.hpp>
 #include <ostream>
@@ -45,14 +44,7 @@ bool Pool::plan_range(runtime::RangeCall& call, const MapOptions& options) const
   if (!options.joblog.empty()) {
     throw ValueError("joblog: this call has no results to log; use map or reduce");
   }
-  const std::uint64_t size = call.last > call.first ? call.last - call.first : 0;
-  // A bound below 0 came as one of the largest: of -5 to 5 the first, of -1 items the last.
-  constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-  if (size > kMost || (call.first > kMost && call.last <= kMost)) {
-    throw ValueError("parallel_for: indices are 0 and more, not from " +
-                     std::to_string(static_cast<std::int64_t>(call.first)) + " to " +
-                     std::to_string(static_cast<std::int64_t>(call.last)));
-  }
+  const std::uint64_t size = runtime::range_size(call.first, call.last);
   const auto workers = static_cast<std::uint64_t>(core().workers());
   call.chunk = runtime::chunk_of(options.chunksize, size, core().workers(),
                                  runtime::larger(1, (size + 32 * workers - 1) / (32 * workers)));

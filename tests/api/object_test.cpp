@@ -86,6 +86,7 @@ TEST(Object, IsNotMadeOfWhatPythonHasNot) {
   static_assert(!std::is_convertible_v<std::nullptr_t, mp::Object>);
   static_assert(!std::is_convertible_v<void (*)(), mp::Object>);
   static_assert(!std::is_convertible_v<decltype(mp::partial(repr, 1)), mp::Object>);
+  static_assert(!std::is_assignable_v<mp::Object, int>);  // o["k"] = 5 would be lost
   EXPECT_THROW(mp::Object{std::numeric_limits<std::uint64_t>::max()}, mp::OverflowError);
   EXPECT_EQ(mp::Object(std::uint64_t{1} << 62), std::int64_t{1} << 62);
 }

@@ -185,7 +185,6 @@ TEST_P(PoolRange, RangesMayEndWhere64BitsDo) {
   EXPECT_EQ(std::vector<int>(hits.begin(), hits.end()), std::vector<int>(1000, 4));
 }
 
-// more chunks than a record holds at a time
 TEST_F(PoolTest, ARangeBelowZeroIsValueError) {
   mp::Pool pool(1);
   EXPECT_THROW(pool.parallel_for(static_cast<std::uint64_t>(-1), [](std::size_t) {}),
@@ -194,6 +193,7 @@ TEST_F(PoolTest, ARangeBelowZeroIsValueError) {
                mp::ValueError);
 }
 
+// more chunks than a record holds at a time
 TEST_F(PoolTest, ParallelForTakesMillionsOfChunks) {
   mp::Pool pool(2);
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)

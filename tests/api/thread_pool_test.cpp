@@ -70,6 +70,8 @@ TEST_P(ThreadPools, EveryOtherCallWorksToo) {
     for (; a < b; ++a) ++seen[a];
   });
   for (std::size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], i < 10 ? 1 : 2);
+  EXPECT_THROW(pool.parallel_for(static_cast<std::uint64_t>(-5), 5, [](std::size_t) {}),
+               mp::ValueError);
   EXPECT_EQ(pool.reduce([](int x) { return std::to_string(x); }, std::plus<>(), std::string(":"),
                         numbers(12)),
             ":01234567891011");
