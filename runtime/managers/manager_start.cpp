@@ -39,13 +39,15 @@ struct ReportPipe {
   }
 };
 
-void write_all(int fd, const wire::Writer& message) {
+// False when nobody can be told.
+bool write_all(int fd, const wire::Writer& message) {
   std::size_t done = 0;
   while (done < message.size()) {
     const ssize_t wrote = ::write(fd, message.data() + done, message.size() - done);
-    if (wrote < 0 && errno != EINTR) return;  // nobody wants to know
+    if (wrote < 0 && errno != EINTR) return false;
     if (wrote > 0) done += static_cast<std::size_t>(wrote);
   }
+  return true;
 }
 
 // A report begins with its length. Its end is not the pipe's: a child that another thread forks
@@ -91,17 +93,18 @@ class ServerProcess final : public Process {
       message.put(std::uint8_t{1});
       wire::encode(message, service->address());
     } catch (...) {
+      service.reset();
       message.clear();
       message.put(std::uint8_t{0});
       encode_exception(message, std::current_exception());
     }
     wire::Writer length;
     length.put(std::uint64_t{message.size()});
-    write_all(report_.write.get(), length);
-    write_all(report_.write.get(), message);
+    const bool told =
+        write_all(report_.write.get(), length) && write_all(report_.write.get(), message);
     message.clear();
     report_.write.reset();
-    if (service == nullptr) throw SystemExit(1);
+    if (service == nullptr || !told) throw SystemExit(1);
     service->serve();
   }
 
@@ -125,7 +128,14 @@ connection::Address ServerStart::run() {
   need_fd_bag();  // for what its objects are given
   process_->start();
   report.write.reset();
-  const std::vector<std::byte> all = read_report(report.read.get(), process_->sentinel());
+  std::vector<std::byte> all;
+  try {
+    all = read_report(report.read.get(), process_->sentinel());
+  } catch (...) {  // a server that nobody has heard of
+    process_->kill();
+    process_->join();
+    throw;
+  }
   wire::Reader in(all.data(), all.size());
   if (all.size() > 1 && in.take<std::uint8_t>() == 1) return wire::decode<connection::Address>(in);
   process_->join();

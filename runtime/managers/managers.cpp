@@ -98,7 +98,7 @@ void ManagerState::end_server() noexcept {
         static_cast<void>(0);  // it is not listening any more
       }
     }
-    open->shut_down();
+    if (open != nullptr) open->shut_down();
     if (!server->join(options.shutdown_timeout)) {
       server->terminate();
       if (!server->join(options.shutdown_timeout)) {
@@ -177,14 +177,19 @@ void BaseManager::start_server(std::unique_ptr<runtime::ProcessTarget> initializ
                               std::move(initializer),
                               runtime::class_name_of(runtime::demangle(typeid(*this)))});
   connection::Address address = start.run();
-  const std::scoped_lock guard(state_->mutex);
-  state_->process = start.take_process();
-  state_->owner = runtime::own_pid();
-  state_->address = std::move(address);
-  state_->link = runtime::ManagerLink::to(state_->target());
-  state_->phase = ManagerPhase::started;
-  state_->at_exit.emplace([state = state_.get()] { state->end_server(); },
-                          FinalizeOptions{.exitpriority = 0});
+  try {
+    const std::scoped_lock guard(state_->mutex);
+    state_->process = start.take_process();
+    state_->owner = runtime::own_pid();
+    state_->address = std::move(address);
+    state_->link = runtime::ManagerLink::to(state_->target());
+    state_->at_exit.emplace([state = state_.get()] { state->end_server(); },
+                            FinalizeOptions{.exitpriority = 0});
+    state_->phase = ManagerPhase::started;
+  } catch (...) {  // as if it had never been started
+    state_->end_server();
+    throw;
+  }
 }
 
 ManagerServer BaseManager::get_server() {

@@ -67,6 +67,19 @@ Descriptor new_socket() {
   throw std::system_error(errno, std::generic_category(), "socket of a fork server");
 }
 
+// Where a server's clients come.
+Descriptor listen_in(const ServerFolder& folder) {
+  Descriptor listener = new_socket();
+  const sockaddr_un address = address_of(folder.socket());
+  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      ::chmod(address.sun_path, S_IRUSR | S_IWUSR) != 0 ||  // whatever the umask
+      ::listen(listener.get(), SOMAXCONN) != 0 ||
+      ::fcntl(listener.get(), F_SETFL, O_NONBLOCK) != 0) {
+    throw std::system_error(errno, std::generic_category(), "bind " + folder.socket());
+  }
+  return listener;
+}
+
 bool runs(const ForkServerNote& note, std::uint64_t word) noexcept {
   return !shm::process_gone(static_cast<pid_t>(word >> 2U),
                             note.started.load(std::memory_order_relaxed));
@@ -345,26 +358,22 @@ void become_fork_server(wire::Reader& in) {
   const auto libraries = wire::decode<std::vector<std::string>>(in);
   open_streams();
   ServerFolder folder;
-  const Descriptor listener = new_socket();
-  const sockaddr_un address = address_of(folder.socket());
-  if (::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-      ::chmod(address.sun_path, S_IRUSR | S_IWUSR) != 0 ||  // whatever the umask
-      ::listen(listener.get(), SOMAXCONN) != 0 ||
-      ::fcntl(listener.get(), F_SETFL, O_NONBLOCK) != 0) {
-    const int error = errno;
+  try {
+    const Descriptor listener = listen_in(folder);
+    ForkServerNote& note = ForkServerNote::instance();
+    note.set_path(folder.socket());
+    const pid_t server = fork_process(shm::ProcessTable::instance().reserve());
+    if (server == 0) {
+      load_libraries(libraries);
+      serve(listener.get(), folder, starter);
+    }
+    folder.let_go();
+    // relaxed: the end of this process orders it before the look of the one that waits for it
+    note.made.store(server, std::memory_order_relaxed);
+  } catch (...) {
     folder.remove();
-    throw std::system_error(error, std::generic_category(), "bind " + folder.socket());
+    throw;
   }
-  ForkServerNote& note = ForkServerNote::instance();
-  note.set_path(folder.socket());
-  const pid_t server = fork_process(shm::ProcessTable::instance().reserve());
-  if (server == 0) {
-    load_libraries(libraries);
-    serve(listener.get(), folder, starter);
-  }
-  folder.let_go();
-  // relaxed: the end of this process orders it before the look of the one that waits for it
-  note.made.store(server, std::memory_order_relaxed);
 }
 
 }  // namespace millrace::runtime

@@ -69,6 +69,7 @@ ServerFolder::ServerFolder() {
     // Still there: whoever removes it as abandoned has locked it before.
     if (lock_ >= 0 && ::access(path_.c_str(), X_OK) == 0) return;
     let_go();
+    remove();  // nobody's, whether it is still there or not
   }
   throw std::system_error(EAGAIN, std::generic_category(), "a folder for sockets in " + parent);
 }
