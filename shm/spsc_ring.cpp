@@ -272,7 +272,8 @@ void SpscRing::Consumer::resume() noexcept {
 void SpscRing::Consumer::next_line() noexcept {
   codes_ = 0;
   closed_ = false;
-  cursor_ = (cursor_ | 7) + 1;
+  // PLACE reader: relaxed, see has_message()
+  std::atomic_ref(cursor_).store((cursor_ | 7) + 1, std::memory_order_relaxed);
   line_ = &line(position());
   if (position() - given_cursor_ / 8 >= line_count_ / 4) publish_tails();
   // Only while the producer is well ahead: else this would take from it the line it writes.
@@ -304,6 +305,18 @@ bool SpscRing::Consumer::look() {
     // runs again and again, and once more behind the barrier of ParkingSpot::prepare().
     if (header_->room.maybe_asleep()) header_->room.notify_all();
     return false;
+  }
+}
+
+bool SpscRing::Consumer::has_message() noexcept {
+  // PLACE reader: relaxed: the lines before it were read, what is in that one is looked at below
+  std::uint64_t cursor = std::atomic_ref(cursor_).load(std::memory_order_relaxed);
+  for (;; cursor = (cursor | 7) + 1) {
+    // OBSERVE line: acquire, as in look()
+    const std::uint64_t seen = line(cursor / 8).control.load(std::memory_order_acquire);
+    if (seen >> kLapShift << kLapShift != lap(cursor / 8)) return false;
+    if (((seen & kCodes) >> (kCodeBits * (cursor & 7)) & kCodeMask) != 0) return true;
+    if ((seen & kClosed) == 0) return false;
   }
 }
 

@@ -330,10 +330,15 @@ class SpscRing::Consumer : private SpscRing {
   /// Goes on where a dead process left this end, when the end lies in shared memory.
   void resume() noexcept;
 
+  /// For those who have not this end, which lies in shared memory: true when a message is there
+  /// that was not released yet. Whoever has the end may take it meanwhile. Wait-free.
+  [[nodiscard]] bool has_message() noexcept;
+
  private:
   void advance(unsigned cells) noexcept {
     codes_ >>= kCodeBits * cells;
-    cursor_ += cells;  // the one store by which messages are consumed
+    // The one store by which messages are consumed. PLACE reader: relaxed, see has_message()
+    std::atomic_ref(cursor_).store(cursor_ + cells, std::memory_order_relaxed);
   }
   [[nodiscard]] std::uint64_t position() const noexcept { return cursor_ / 8; }
   bool look();

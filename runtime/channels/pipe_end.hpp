@@ -61,6 +61,7 @@ class PipeEnd final : public ConnectionEnd {
   // pipe_receive.cpp; turns hold the recv lock.
   Look look(RecvTurn& turn);
   Look look_patiently(RecvTurn& turn);
+  Look look_past() noexcept;
   Look wait_for_message(RecvTurn& turn, shm::Pace& pace);
   bool spin(RecvTurn& turn);
   std::optional<FrameKind> take_frame(RecvTurn& turn, FrameBuffer& frame, std::size_t maxlength);

@@ -55,6 +55,7 @@ bool PipeEnd::poll(Timeout timeout) {
   if (found == Look::nothing && (timeout.infinite() || timeout.duration().count() != 0)) {
     shm::Pace pace(timeout.deadline());
     found = wait_for_message(turn, pace);
+    if (found == Look::nothing) found = look_patiently(turn);
   } else if (found == Look::nothing && peer_gone()) {
     found = look_patiently(turn);
   }
@@ -76,13 +77,23 @@ PipeEnd::Look PipeEnd::look(RecvTurn& turn) {
   return gone ? Look::end : Look::nothing;
 }
 
-// The same where the answer counts: who holds the lock only looks gives it back soon.
+// The same where the answer counts: who holds the lock and only looks gives it back soon. One who
+// does not is stopped, and what is there is looked at past it: then the turn is not held.
 PipeEnd::Look PipeEnd::look_patiently(RecvTurn& turn) {
   // relaxed: advice; the holder may be about to take the lock's message either way
-  while (!turn.try_take() && in().in_frame.load(std::memory_order_relaxed) == 0) {
-    if (!turn.try_take_for_a_slice()) check_open();
+  if (!turn.try_take() && in().in_frame.load(std::memory_order_relaxed) == 0 &&
+      !turn.try_take_for_a_slice()) {
+    check_open();
+    return look_past();
   }
   return look(turn);
+}
+
+PipeEnd::Look PipeEnd::look_past() noexcept {
+  // GONE end: acquire, as in look()
+  const bool gone = peer().gone.load(std::memory_order_acquire) != 0;
+  if (in().consumer().has_message()) return Look::message;
+  return gone ? Look::end : Look::nothing;
 }
 
 PipeEnd::Look PipeEnd::wait_for_message(RecvTurn& turn, shm::Pace& pace) {

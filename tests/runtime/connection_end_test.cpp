@@ -323,6 +323,23 @@ TEST_F(PipeBell, WaitHearsOthersBesideAStoppedMakerAndEndsAtItsTimeout) {
   EXPECT_EQ(connection::wait({end}).size(), 1U);
 }
 
+TEST_F(PipeBell, PollAnswersBesideAReaderThatIsStoppedInItsTurn) {
+  BarePipe pipe;
+  runtime::FrameBuffer frame;
+  const auto receive = [&] { pipe.receiver().receive(frame, 100); };
+  pipe.send();
+  receive();
+  Stopped reader([&] { pipe.way().recv_lock.acquire(shm::this_caller(), std::nullopt); });
+  EXPECT_FALSE(pipe.receiver().poll(0s));
+  EXPECT_FALSE(pipe.receiver().poll(1ms));
+  pipe.send();
+  EXPECT_TRUE(pipe.receiver().poll(0s));
+  EXPECT_TRUE(pipe.receiver().poll(1ms));
+  reader.kill();
+  receive();
+  EXPECT_FALSE(pipe.receiver().poll(0s));
+}
+
 TEST_F(PipeBell, OneThatManyHaveIsFoundWhereTheLastHasIt) {
   BarePipe pipe;
   std::vector<std::unique_ptr<Stopped>> those_who_wait;
