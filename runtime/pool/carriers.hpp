@@ -15,14 +15,13 @@
 //
 // Invariants
 //  1. Whoever sees a request sees the post before it (a: asked first), so a box is emptied before
-//  it
-//     is filled again, and one post at a time is enough. A post wakes nobody: it is carried with
+//     it is filled again, and one post at a time is enough. A post wakes nobody: it is carried with
 //     the next request, or when the call ends.
 //  2. The call ends (finish()) when every piece has its reply and every worker that was told to end
 //     is dead: nobody asks or posts any more. Then all posts are carried, so every result whose
 //     reply came is in the output, and the boxes are the parent's again.
 //  3. Carriers run no user code and take no lock; they are there during one call only. All signals
-//     are blocked in them.
+//     are blocked in them but those of faults, which are the program's to handle.
 //
 // When a worker dies between any two steps
 //  - before 1 is complete: nobody has seen anything;
