@@ -18,11 +18,23 @@
 #include "runtime/base/exceptions.hpp"
 #include "runtime/pool/joblog.hpp"
 #include "runtime/pool/parent_memory.hpp"
+#include "runtime/pool/pool_checks.hpp"
 #include "shm/arena.hpp"
 
 namespace millrace::runtime {
 
-Job::Job(JobSettings&& settings) : settings_(std::move(settings)) {}
+void check_retries(int retries) {
+  if (retries >= 0) return;
+  throw ValueError("retries must be 0 or more, not " + std::to_string(retries));
+}
+
+Job::Job(JobSettings&& settings) : settings_(std::move(settings)) {
+  check_retries(settings_.retries);
+  if (settings_.node < -1) {
+    throw ValueError("node must be a NUMA node's number or -1, for any, not " +
+                     std::to_string(settings_.node));
+  }
+}
 Job::~Job() = default;
 
 std::uint64_t default_chunk(std::uint64_t items, int workers) noexcept {

@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/pool/pool_checks.hpp"
+
 namespace millrace {
 
 Pool::Pool() : Pool(PoolOptions{}) {}
@@ -49,6 +51,7 @@ bool Pool::plan_range(runtime::RangeCall& call, const MapOptions& options) const
   call.chunk = runtime::chunk_of(options.chunksize, size, core().workers(),
                                  runtime::larger(1, (size + 32 * workers - 1) / (32 * workers)));
   call.timeout = options.timeout;
+  runtime::check_retries(options.retries);
   call.retries = options.retries;
   call.priority = options.priority;
   call.progress = options.progress;

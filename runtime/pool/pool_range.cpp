@@ -223,7 +223,8 @@ bool ProcessPool::repair_ranges(const std::vector<std::uint32_t>& dead) {
         if (trace_) trace_loss(worker, {.first = first, .count = last - first + 1});
         if (!range->failure) range->failure = loss_of(worker, first, last);
       };
-      const auto attempts = static_cast<unsigned>(std::clamp(range->call.retries + 1, 1, 15));
+      // A claim word counts 15 attempts: sched/range_job.hpp.
+      const auto attempts = static_cast<unsigned>(std::min(range->call.retries, 14) + 1);
       const auto repaired = range->job->repair(range->generation, worker, attempts, report);
       any |= repaired.lost != 0 || repaired.returned != 0;
       if (repaired.claimable) {

@@ -1,6 +1,7 @@
 // Pool: what goes wrong, and how it is told. PYTHON.md O02, O04, O10-O13, O20, O21, and CPython's
 // _TestPool.test_traceback, test_wrapped_exception, test_map_unplicklable, test_release_task_refs,
 // test_terminate, TestPoolNotLeakOnFailure.
+#include <climits>
 #include <memory>
 #include <millrace/cereal.hpp>
 #include <millrace/exceptions.hpp>
@@ -109,6 +110,23 @@ TEST_P(PoolErrors, ChunksizesBelowOneAreValueErrors) {
                  mp::ValueError);
   }
   EXPECT_EQ(pool.apply(square, 2), 4);
+}
+
+// Beyond Python: what it does not have is checked as what it has.
+TEST_P(PoolErrors, NegativeRetriesAndNodesAreValueErrors) {
+  mp::Pool pool(workers());
+  std::vector<int> out(1);
+  EXPECT_THROW(pool.apply({.retries = -1}, square, 1), mp::ValueError);
+  EXPECT_THROW((void)pool.apply_async({.retries = -1}, square, 1), mp::ValueError);
+  EXPECT_THROW(pool.map(square, {1}, {.retries = -1}), mp::ValueError);
+  EXPECT_THROW(pool.map(square, std::vector<int>{}, {.retries = -1}), mp::ValueError);
+  EXPECT_THROW((void)pool.map_async(square, {1}, {.retries = -1}), mp::ValueError);
+  EXPECT_THROW((void)pool.imap(square, {1}, {.retries = -1}), mp::ValueError);
+  EXPECT_THROW(pool.parallel_for(1, [](std::size_t) {}, {.retries = -1}), mp::ValueError);
+  EXPECT_THROW(pool.map_into(square, numbers(1), out, {.retries = -1}), mp::ValueError);
+  EXPECT_THROW((void)pool.reduce(square, add, 0, numbers(1), {.retries = -1}), mp::ValueError);
+  EXPECT_THROW(pool.apply({.node = -2}, square, 1), mp::ValueError);
+  EXPECT_EQ(pool.apply({.retries = INT_MAX}, square, 2), 4);
 }
 
 // O21, _TestPool.test_traceback: type, text and the stack of the worker
