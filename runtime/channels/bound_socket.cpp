@@ -6,7 +6,6 @@
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <millrace/errors.hpp>
 #include <system_error>
 #include <vector>
@@ -19,9 +18,6 @@ namespace {
 
 using connection::Address;
 
-constexpr const char* kFolderPattern = "/millrace-XXXXXX";
-constexpr const char* kFileName = "/listener";
-constexpr std::size_t kMaxPath = 107;
 constexpr mode_t kUsers = S_IRUSR | S_IWUSR;
 
 // What the user can do about it.
@@ -67,8 +63,8 @@ BoundSocket::BoundSocket(const Request& request)
   if (socket_.get() < 0) fail("socket for the family", errno, address);
   try {
     if (address.empty()) {
-      make_private_path();
-      address = folder_ + kFileName;
+      folder_.emplace();
+      address = folder_->socket();
     }
     bind(address);
     address_ = bound_address(socket_.get());
@@ -78,22 +74,6 @@ BoundSocket::BoundSocket(const Request& request)
     close();
     throw;
   }
-}
-
-void BoundSocket::make_private_path() {
-  const char* const wanted = std::getenv("TMPDIR");
-  std::string parent = wanted != nullptr && *wanted != '\0' ? wanted : "/tmp";
-  const std::size_t more = std::string(kFolderPattern).size() + std::string(kFileName).size();
-  if (parent.size() + more > kMaxPath) parent = "/tmp";
-  std::string folder = parent + kFolderPattern;
-  if (::mkdtemp(folder.data()) == nullptr) {  // mode 0700
-    throw std::system_error(
-        errno, std::generic_category(),
-        "Listener: a private folder in '" + parent + "'; let TMPDIR name one that can be written");
-  }
-  folder_ = std::move(folder);
-  // The umask may have kept it from its own user.
-  if (::chmod(folder_.c_str(), S_IRWXU) != 0) fail("chmod", errno, folder_);
 }
 
 void BoundSocket::bind(const Address& address) {
@@ -129,6 +109,8 @@ void BoundSocket::remember_file() {
 void BoundSocket::close() noexcept {
   remove_file();
   socket_.reset();
+  if (folder_) folder_->let_go();
+  folder_.reset();
 }
 
 void BoundSocket::remove_file() noexcept {
@@ -140,8 +122,7 @@ void BoundSocket::remove_file() noexcept {
     ::unlink(address_.path().c_str());
   }
   inode_ = 0;
-  if (!folder_.empty()) ::rmdir(folder_.c_str());
-  folder_.clear();
+  if (folder_) folder_->remove();
 }
 
 }  // namespace millrace::runtime

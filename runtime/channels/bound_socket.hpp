@@ -4,7 +4,8 @@
 // name still means this socket. A forked child's copy leaves it alone.
 //
 // What happens when a process dies between any two steps: the kernel closes the socket; the file
-// of an AF_UNIX socket stays, and the next Listener there is told so (EADDRINUSE).
+// of an AF_UNIX socket stays, and the next Listener there is told so (EADDRINUSE). A private path
+// is removed later: server_folder.hpp.
 #pragma once
 
 #include <sys/types.h>
@@ -15,6 +16,7 @@
 #include <string>
 
 #include "runtime/base/descriptor.hpp"
+#include "runtime/process/server_folder.hpp"
 
 namespace millrace::runtime {
 
@@ -42,7 +44,6 @@ class BoundSocket {
   void close() noexcept;
 
  private:
-  void make_private_path();
   void bind(const connection::Address& address);
   void remember_file();
   void remove_file() noexcept;
@@ -50,7 +51,7 @@ class BoundSocket {
   int family_;
   Descriptor socket_;
   connection::Address address_;
-  std::string folder_;  // of a private path
+  std::optional<ServerFolder> folder_;  // of a private path
   std::uint64_t device_ = 0;
   std::uint64_t inode_ = 0;  // of the socket's file; 0: it has none
   pid_t owner_;

@@ -17,6 +17,7 @@
 #include "runtime/managers/manager_service.hpp"
 #include "runtime/managers/manager_start.hpp"
 #include "runtime/managers/manager_wire.hpp"
+#include "runtime/process/server_folder.hpp"
 
 namespace millrace {
 
@@ -106,6 +107,8 @@ void ManagerState::end_server() noexcept {
         server->join();
       }
     }
+    const bool killed = server->exitcode() != 0;
+    if (killed && options.address.empty()) ServerFolder::remove(where.path());
     server->close();
   } catch (const std::exception& error) {
     get_logger().warning(std::string("a manager's server could not be ended: ") + error.what());

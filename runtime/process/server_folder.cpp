@@ -7,11 +7,14 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <string_view>
 #include <system_error>
 #include <utility>
+
+#include "runtime/base/own_pid.hpp"
 
 namespace millrace::runtime {
 namespace {
@@ -57,11 +60,15 @@ void remove_abandoned(const std::string& parent) noexcept {
 
 ServerFolder::ServerFolder() {
   const std::string parent = temporary_folder();
-  remove_abandoned(parent);
+  // Once: a folder with many files takes long to read. relaxed: at worst two threads do.
+  static std::atomic<pid_t> cleaner{0};
+  if (cleaner.exchange(own_pid(), std::memory_order_relaxed) != own_pid()) remove_abandoned(parent);
   for (int i = 0; i < kTries; ++i) {
     path_ = parent + "/" + std::string(kPrefix) + std::string(kRandom);
     if (::mkdtemp(path_.data()) == nullptr) {
-      throw std::system_error(errno, std::generic_category(), "mkdtemp " + path_);
+      throw std::system_error(
+          errno, std::generic_category(),
+          "a private folder in '" + parent + "'; let TMPDIR name one that can be written");
     }
     // The umask may have kept it from its own user. Locking finds out if that failed.
     (void)::chmod(path_.c_str(), S_IRWXU);
@@ -74,9 +81,9 @@ ServerFolder::ServerFolder() {
   throw std::system_error(EAGAIN, std::generic_category(), "a folder for sockets in " + parent);
 }
 
-void ServerFolder::remove() const noexcept {
-  (void)::unlink(socket().c_str());
-  (void)::rmdir(path_.c_str());
+void ServerFolder::remove(const std::string& socket) noexcept {
+  (void)::unlink(socket.c_str());
+  (void)::rmdir(socket.substr(0, socket.rfind('/')).c_str());
 }
 
 void ServerFolder::let_go() noexcept {

@@ -1,8 +1,9 @@
-// The folder of a fork server's socket: mode 0700, with a random name, below TMPDIR or /tmp.
+// The folder of a server's socket, of a fork server or a Listener with a private path: mode 0700,
+// with a random name, below TMPDIR or /tmp.
 //
 // The folder stays locked (flock of the folder itself) as long as its server lives, so that whoever
-// finds one that is not can remove it: what SIGKILL leaves behind lasts until the next server of
-// this user starts.
+// finds one that is not can remove it: what SIGKILL leaves behind lasts until the next process of
+// this user makes its first folder.
 #pragma once
 
 #include <string>
@@ -20,8 +21,10 @@ class ServerFolder {
   /// Where the socket goes.
   [[nodiscard]] std::string socket() const { return path_ + "/socket"; }
   /// Removes folder and socket.
-  void remove() const noexcept;
-  /// For a child of the server: without the lock.
+  void remove() const noexcept { remove(socket()); }
+  /// The same of a server that has ended, by whoever knows its socket.
+  static void remove(const std::string& socket) noexcept;
+  /// For a child of the server, and at its end: without the lock.
   void let_go() noexcept;
 
  private:

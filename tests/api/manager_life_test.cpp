@@ -7,6 +7,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
+#include <millrace/connection.hpp>
+#include <millrace/listener.hpp>
 #include <millrace/managers.hpp>
 #include <sstream>
 #include <string>
@@ -94,6 +97,45 @@ TEST_F(ManagerLifeTest, AServerThatWasStoppedIsEndedAllTheSame) {
   ASSERT_EQ(::kill(pid, SIGSTOP), 0);
   manager.shutdown();
   EXPECT_TRUE(active_children().empty());
+}
+
+TEST_F(ManagerLifeTest, AKilledServersFolderIsRemoved) {
+  std::string folder;
+  {
+    SyncManager manager;
+    manager.start();
+    folder = std::filesystem::path(manager.address().path()).parent_path();
+    EXPECT_TRUE(std::filesystem::exists(folder));
+    const auto server = active_children().at(0);
+    server.kill();
+    server.join();
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder));
+}
+
+// Its parent, too: whoever of this user comes next finds the folder unlocked.
+TEST_F(ManagerLifeTest, AFolderThatNobodyHasIsRemovedByTheNextProcess) {
+  const auto own_folder = [](const std::string& name) {
+    return std::filesystem::path(name).parent_path();
+  };
+  const auto [here, there] = Pipe();
+  Process killed([there = there] {
+    const connection::Listener listener(connection::ListenerOptions{.family = "AF_UNIX"});
+    there.send(listener.address().path());
+    ::raise(SIGKILL);
+  });
+  killed.start();
+  const auto left = here.recv<std::string>();
+  killed.join();
+  Process next([there = there] {
+    const connection::Listener listener(connection::ListenerOptions{.family = "AF_UNIX"});
+    there.send(listener.address().path());
+  });
+  next.start();
+  const auto gone = here.recv<std::string>();
+  next.join();
+  EXPECT_FALSE(std::filesystem::exists(own_folder(left)));
+  EXPECT_FALSE(std::filesystem::exists(own_folder(gone)));
 }
 
 // The child has no reference of its own then: what it calls lives by its parent's.
