@@ -149,9 +149,9 @@ class BaseManager {
     start_server(runtime::make_target(std::forward<F>(initializer), std::forward<Args>(args)...));
   }
   /// A server in this process. ProcessError after start(). A proxy of its objects that a forked
-  /// child inherits holds the object from the child's first call on: until then this process must
-  /// keep a proxy (not only in the callable, which start() drops), else that call is RemoteError. A
-  /// proxy that is an argument under spawn or forkserver, or an item of a queue, holds it always.
+  /// child inherits holds the object, whatever this process drops, until that child and all that it
+  /// forks have ended; one that is an argument under spawn or forkserver, or an item of a queue, as
+  /// long as it is there itself.
   [[nodiscard]] ManagerServer get_server();
   /// Uses a server that runs at the address. Throws what connection::Client throws,
   /// AuthenticationError for another key. Python: G07.

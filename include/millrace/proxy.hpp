@@ -75,6 +75,8 @@ void encode_proxy(wire::Writer& out, const BaseProxy& proxy);
 ProxyRef decode_proxy(wire::Reader& in);
 /// The proxy in an Object, of whichever type. Throws TypeError when there is none.
 ProxyRef proxy_in(const Object& value);
+/// The same for a C++ type of this name, of a class of Python's: TypeError for a proxy of another.
+ProxyRef proxy_as(const Object& value, const char* python_class, std::string_view type);
 /// Makes handles of this type known to pickles. \param type as the compiler spells it.
 bool declare_proxy(std::string_view type, const char* python_class, Object (*make)(ProxyRef state));
 
@@ -159,6 +161,17 @@ struct Custom<P> {
 };
 
 }  // namespace wire
+
+/// Object::as<P>(), which finds this by its argument: also where a proxy is held as another type. A
+/// type of one's own is for all proxies that arrive as BaseProxy, and that for any.
+template <class P>
+requires std::derived_from<P, BaseProxy> P compound_of(const Object& from) {
+  if (const void* const same = runtime::find_handle(from, wire::type_key<P>())) {
+    return *static_cast<const P*>(same);
+  }
+  if constexpr (std::same_as<P, BaseProxy>) return P(runtime::proxy_in(from));
+  return P(runtime::proxy_as(from, runtime::kProxyClass<P>, wire::type_name<P>()));
+}
 
 /// An element of a shared container, for the length of an expression: reading it and assigning to
 /// it are calls.

@@ -207,13 +207,26 @@ ManagerAnswer DictReferent::iterate(ManagerCall& call) {
 
 }  // namespace
 
+namespace {
+
+List pair_of(const Object& element, std::size_t place) {
+  try {
+    return list_of_iterable(element);
+  } catch (const TypeError&) {
+    throw TypeError("cannot convert dictionary update sequence element #" + std::to_string(place) +
+                    " to a sequence");
+  }
+}
+
+}  // namespace
+
 Dict dict_of_pairs(const Object& values) {
   const Object plain = plain_of(values);
   if (plain.is<Dict>()) return plain.as<Dict>();
   Dict out;
   std::size_t place = 0;
   for (const Object& each : list_of_iterable(plain)) {
-    const List pair = list_of_iterable(each);
+    const List pair = pair_of(each, place);
     if (pair.size() != 2) {
       throw ValueError("dictionary update sequence element #" + std::to_string(place) +
                        " has length " + std::to_string(pair.size()) + "; 2 is required");

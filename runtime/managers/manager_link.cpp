@@ -32,6 +32,9 @@ std::uint64_t random_number() {
 // How long a fork waits for a server that does not answer, at each step.
 constexpr std::chrono::seconds kForkWait{1};
 
+// How often connections that are too many are looked at: threads that go on calling open them anew.
+constexpr std::chrono::milliseconds kThinAgain{100};
+
 // This thread's connections, by link. They end with the thread.
 struct ThreadChannels {
   std::unordered_map<std::uint64_t, Channel> by_link;
@@ -254,23 +257,23 @@ Channel ManagerLink::thread_channel() {
     mine.erase(known);
   }
   static_cast<void>(session());  // first: it keeps the references
-  while (superfluous() != nullptr) static_cast<void>(0);
+  while (superfluous(kThreadChannels) != nullptr) static_cast<void>(0);
   Channel fresh = open(client_, 0);
   fresh->use();
   {
     const std::scoped_lock guard(links_mutex());
     channels_.push_back(fresh);
+    crowd_.store(channels_.size() > kThreadChannels, std::memory_order_relaxed);  // a hint
   }
   mine.emplace(serial_, fresh);
   return fresh;
 }
 
-// Takes one away from a thread, the oldest first, when there are too many; null when that cannot
-// be.
-Channel ManagerLink::superfluous() {
+// Takes one away from a thread, the oldest first, when there are `limit`; null when that cannot be.
+Channel ManagerLink::superfluous(std::size_t limit) {
   const std::scoped_lock guard(links_mutex());
   std::erase_if(channels_, [](const auto& each) { return each.expired(); });
-  if (channels_.size() < kThreadChannels) return nullptr;
+  if (channels_.size() < limit) return nullptr;
   for (auto each = channels_.begin(); each != channels_.end(); ++each) {
     Channel channel = each->lock();
     if (channel == nullptr || channel == session_ || !channel->take_away()) continue;
@@ -280,12 +283,26 @@ Channel ManagerLink::superfluous() {
   return nullptr;
 }
 
+// In front of a call, while there are too many: takes those that have become idle.
+void ManagerLink::thin_out() noexcept {
+  {
+    const std::scoped_lock guard(links_mutex());
+    const auto now = Timeout::Clock::now();
+    if (now < thin_again_) return;
+    thin_again_ = now + kThinAgain;
+  }
+  while (superfluous(kThreadChannels + 1) != nullptr) static_cast<void>(0);
+  const std::scoped_lock guard(links_mutex());
+  crowd_.store(channels_.size() > kThreadChannels, std::memory_order_relaxed);  // a hint
+}
+
 ManagerReply ManagerLink::call_object(const std::string& id, std::string_view method,
                                       std::vector<Object> arguments) {
   if (ended_.load(std::memory_order_relaxed)) {  // a hint: the server would not answer
     throw std::system_error(EPIPE, std::generic_category(), "the manager has been shut down");
   }
   const Channel channel = thread_channel();
+  if (crowd_.load(std::memory_order_relaxed)) thin_out();  // a hint
   const Object request = manager_request(Object(id), method, std::move(arguments));
   struct Used {
     ManagerChannel& channel;

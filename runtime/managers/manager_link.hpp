@@ -4,9 +4,10 @@
 // waits keeps nobody waiting and RLocks belong to threads; one more, the session, belongs to the
 // process and counts its references. While a process has kThreadChannels to a server, a thread that
 // needs one more takes it from one that is in no call and holds nothing, whose next call makes
-// another; of more, which were all in use, none is closed before. A server of CPython's knows no
-// sessions: each of its functions gets a connection, and references of a process that is killed
-// stay. Connections to a server of this program have a line (manager_line.hpp).
+// another; of more, which were all in use, a later call takes those that have become idle. A server
+// of CPython's knows no sessions: each of its functions gets a connection, and references of a
+// process that is killed stay. Connections to a server of this program have a line
+// (manager_line.hpp).
 //
 // fork(): the child is a client of its own that begins with the parent's references. The parent
 // asks for that before it forks, over a connection that only the child keeps: should either die at
@@ -125,7 +126,8 @@ class ManagerChannel {
 
 class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
  public:
-  /// So many connections to one server: who opens a further one first takes those that are idle.
+  /// So many connections to one server: who opens a further one first takes those that are idle;
+  /// and while there are more, because all were in calls, calls take those that have become so.
   static constexpr std::size_t kThreadChannels = 256;
 
   struct Target {
@@ -188,17 +190,20 @@ class ManagerLink : public std::enable_shared_from_this<ManagerLink> {
   void tell_late(ManagerChannel* session);
   [[nodiscard]] std::shared_ptr<ManagerLink> stay_while_late() noexcept;
   Channel thread_channel();
-  Channel superfluous();
+  Channel superfluous(std::size_t limit);
+  void thin_out() noexcept;
   void drop(const Channel& channel) noexcept;
 
   const Target target_;
   const std::uint64_t serial_;
   std::atomic<bool> ended_{false};
+  std::atomic<bool> crowd_{false};  // more than kThreadChannels, at the last look
 
   // Under the lock of all links:
   std::uint64_t client_;  // this process's number
   Channel session_;
   std::vector<std::weak_ptr<ManagerChannel>> channels_;
+  Timeout::Clock::time_point thin_again_{};  // before then nobody looks whether there are too many
   std::unordered_map<std::string, std::uint64_t> references_;
   std::vector<Dropped> late_;                  // not told yet
   std::shared_ptr<ManagerLink> late_keeps_;    // itself, while there are any

@@ -1,6 +1,7 @@
-// list and array of a manager: G24, G26; and what indices, slices and iterables mean.
+// list of a manager: G26; and what indices, slices and iterables mean.
 #include <algorithm>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "runtime/managers/manager_items.hpp"
@@ -17,37 +18,18 @@ std::int64_t bound(const Object& wanted, std::int64_t otherwise, const SliceSpan
   const auto size = static_cast<std::int64_t>(limits.count);
   const std::int64_t least = limits.step < 0 ? -1 : 0;
   const std::int64_t most = limits.step < 0 ? size - 1 : size;
-  auto value = wanted.as<std::int64_t>();
+  auto value =
+      integer_in(wanted, "slice indices must be integers or None or have an __index__ method");
   if (value < 0) value = value < -size ? least : value + size;
   return std::clamp(value, least, most);
 }
 
-// The elements of a list that one process holds, for writing, without handing them out for good.
-ItemsNode& writable(List& list) { return *Access::own<ItemsNode>(Access::inside(list)); }
-
-void set_slice(List& list, const Slice& slice, const Object& values) {
-  const SliceSpan span = span_of(slice, list.size());
-  const List source = list_of_iterable(values);
-  if (span.step == 1) {
-    List out;
-    out.reserve(list.size() - span.count + source.size());
-    const List& from = list;
-    const Object* const first = from.begin() + span.first;
-    for (const Object* at = from.begin(); at != first; ++at) out.append(*at);
-    for (const Object& each : source) out.append(each);
-    for (const Object* at = first + span.count; at != from.end(); ++at) out.append(*at);
-    list = std::move(out);
-    return;
-  }
-  if (source.size() != span.count) {
-    throw ValueError("attempt to assign sequence of size " + std::to_string(source.size()) +
-                     " to extended slice of size " + std::to_string(span.count));
-  }
-  ItemsNode& node = writable(list);
-  std::int64_t place = span.first;
-  for (const Object& each : source) {
-    node.items[place] = each;
-    place += span.step;
+List assigned(const Object& values, std::int64_t step) {
+  try {
+    return list_of_iterable(values);
+  } catch (const TypeError&) {
+    throw TypeError(step == 1 ? "can only assign an iterable"
+                              : "must assign iterable to extended slice");
   }
 }
 
@@ -104,8 +86,8 @@ class ListReferent final : public ItemsReferent<ListReferent, List> {
     if (key.is<Slice>()) {
       erase_slice(items_, key.as<Slice>());
     } else {
-      items_.pop(static_cast<std::ptrdiff_t>(
-          place_of(key, items_.size(), "list assignment index out of range")));
+      items_.pop(
+          static_cast<std::ptrdiff_t>(list_place(key, "list assignment index out of range")));
     }
     return {};
   }
@@ -113,11 +95,11 @@ class ListReferent final : public ItemsReferent<ListReferent, List> {
     const Object& key = call.bind({"key"}, 1)[0];
     const std::scoped_lock guard(mutex_);
     if (key.is<Slice>()) return std::as_const(Access::inside(items_))[key];
-    const std::size_t place = place_of(key, items_.size(), "list index out of range");
+    const std::size_t place = list_place(key, "list index out of range");
     return std::as_const(items_)[static_cast<std::ptrdiff_t>(place)];
   }
   ManagerAnswer mul(ManagerCall& call) {
-    return Object(repeated(copy(), call.bind({"value"}, 1)[0].as<std::int64_t>()));
+    return Object(repeated(copy(), integer_in(call.bind({"value"}, 1)[0])));
   }
   ManagerAnswer reversed(ManagerCall& call) {
     call.bind({});
@@ -135,9 +117,8 @@ class ListReferent final : public ItemsReferent<ListReferent, List> {
     if (given[0].is<Slice>()) {
       set_slice(items_, given[0].as<Slice>(), source);
     } else {
-      const std::size_t place =
-          place_of(given[0], items_.size(), "list assignment index out of range");
-      writable(items_).items[place] = source;
+      const std::size_t place = list_place(given[0], "list assignment index out of range");
+      put_at(items_, place, source);
     }
     return {};
   }
@@ -171,7 +152,7 @@ class ListReferent final : public ItemsReferent<ListReferent, List> {
   ManagerAnswer insert(ManagerCall& call) {
     const Parameters given = call.bind({"index", "object"}, 2);
     const std::scoped_lock guard(mutex_);
-    items_.insert(given[0].as<std::ptrdiff_t>(), given[1]);
+    items_.insert(static_cast<std::ptrdiff_t>(integer_in(given[0])), given[1]);
     return {};
   }
   ManagerAnswer pop(ManagerCall& call) {
@@ -207,7 +188,7 @@ class ListReferent final : public ItemsReferent<ListReferent, List> {
     return {};
   }
   ManagerAnswer imul(ManagerCall& call) {
-    const auto times = call.bind({"value"}, 1)[0].as<std::int64_t>();
+    const std::int64_t times = integer_in(call.bind({"value"}, 1)[0]);
     const std::scoped_lock guard(mutex_);
     items_ = repeated(items_, times);
     return {};
@@ -234,107 +215,46 @@ class ListReferent final : public ItemsReferent<ListReferent, List> {
                                         {"__imul__", &ListReferent::imul},
                                         {"clear", &ListReferent::clear},
                                         {"copy", &ListReferent::copied}};
-};
-
-// An element as an array of `code` keeps it. Throws what array.array does.
-Object array_element(char code, const Object& value) {
-  switch (code) {
-    case 'b':
-      return value.as<signed char>();
-    case 'B':
-      return value.as<unsigned char>();
-    case 'h':
-      return value.as<short>();
-    case 'H':
-      return value.as<unsigned short>();
-    case 'i':
-      return value.as<int>();
-    case 'I':
-      return value.as<unsigned>();
-    case 'l':
-    case 'q':
-      return value.as<std::int64_t>();
-    case 'L':
-    case 'Q':
-      return value.as<std::uint64_t>();
-    case 'f':
-      return static_cast<double>(static_cast<float>(value.as<double>()));
-    case 'd':
-      return value.as<double>();
-    case 'u':
-      if (value.is<std::string>() && value.size() == 1) return value;
-      throw TypeError("array item must be a unicode character, not " + value.type_name());
-    default:
-      throw ValueError("bad typecode (must be b, B, u, h, H, i, I, l, L, q, Q, f or d)");
-  }
-}
-
-class ArrayReferent final : public TableReferent<ArrayReferent> {
- public:
-  ArrayReferent(std::string_view code, const Object& elements) {
-    if (code.size() != 1) throw TypeError("array() argument 1 must be a unicode character");
-    code_ = code[0];
-    static_cast<void>(array_element(code_, code_ == 'u' ? Object("a") : Object(0)));
-    for (const Object& each : list_of_iterable(elements)) items_.append(array_element(code_, each));
-  }
-  std::string class_name() const override { return "array.array"; }
-  std::string repr() override {
-    const std::scoped_lock guard(mutex_);
-    if (items_.empty()) return std::string("array('") + code_ + "')";
-    return std::string("array('") + code_ + "', " + items_.repr() + ")";
-  }
-  Object value(const ManagerCaller& caller) override {
-    const std::scoped_lock guard(mutex_);
-    return array_of(items_, caller);
-  }
-  ManagerAnswer len(ManagerCall& call) {
-    call.bind({});
-    const std::scoped_lock guard(mutex_);
-    return items_.size();
-  }
-  ManagerAnswer get_item(ManagerCall& call) {
-    const Object& key = call.bind({"key"}, 1)[0];
-    const std::scoped_lock guard(mutex_);
-    if (key.is<Slice>()) {
-      return array_of(std::as_const(Access::inside(items_))[key].as<List>(), call.caller);
-    }
-    const std::size_t place = place_of(key, items_.size(), "array index out of range");
-    return std::as_const(items_)[static_cast<std::ptrdiff_t>(place)];
-  }
-  ManagerAnswer set_item(ManagerCall& call) {
-    const Parameters given = call.bind({"key", "value"}, 2);
-    const std::scoped_lock guard(mutex_);
-    if (given[0].is<Slice>()) {
-      List checked;
-      for (const Object& each : list_of_iterable(given[1])) {
-        checked.append(array_element(code_, each));
-      }
-      set_slice(items_, given[0].as<Slice>(), Object(checked));
-    } else {
-      const std::size_t place =
-          place_of(given[0], items_.size(), "array assignment index out of range");
-      writable(items_).items[place] = array_element(code_, given[1]);
-    }
-    return {};
-  }
-
-  static constexpr Method kMethods[] = {{"__len__", &ArrayReferent::len},
-                                        {"__getitem__", &ArrayReferent::get_item},
-                                        {"__setitem__", &ArrayReferent::set_item}};
 
  private:
-  [[nodiscard]] Object array_of(const List& items, const ManagerCaller& caller) const {
-    if (!caller.speaks_pickle()) return Object(items);
-    return made_by_python("array", "array",
-                          Object(Tuple{Object(std::string(1, code_)), Object(items)}));
+  // With the lock.
+  std::size_t list_place(const Object& key, const char* what) const {
+    const std::string no_index = "list indices must be integers or slices, not " + key.type_name();
+    return place_of(key, items_.size(), what, no_index.c_str());
   }
-
-  std::mutex mutex_;
-  char code_ = 0;
-  List items_;
 };
 
 }  // namespace
+
+// The elements of a list that one process holds, without handing them out for good.
+void put_at(List& list, std::size_t place, Object value) {
+  Access::own<ItemsNode>(Access::inside(list))->items[place] = std::move(value);
+}
+
+void set_slice(List& list, const Slice& slice, const Object& values) {
+  const SliceSpan span = span_of(slice, list.size());
+  const List source = assigned(values, span.step);
+  if (span.step == 1) {
+    List out;
+    out.reserve(list.size() - span.count + source.size());
+    const List& from = list;
+    const Object* const first = from.begin() + span.first;
+    for (const Object* at = from.begin(); at != first; ++at) out.append(*at);
+    for (const Object& each : source) out.append(each);
+    for (const Object* at = first + span.count; at != from.end(); ++at) out.append(*at);
+    list = std::move(out);
+    return;
+  }
+  if (source.size() != span.count) {
+    throw ValueError("attempt to assign sequence of size " + std::to_string(source.size()) +
+                     " to extended slice of size " + std::to_string(span.count));
+  }
+  std::int64_t place = span.first;
+  for (const Object& each : source) {
+    put_at(list, static_cast<std::size_t>(place), each);
+    place += span.step;
+  }
+}
 
 SliceSpan span_of(const Slice& slice, std::size_t size) {
   const std::int64_t step = slice.step().is_none() ? 1 : slice.step().as<std::int64_t>();
@@ -346,8 +266,17 @@ SliceSpan span_of(const Slice& slice, std::size_t size) {
   return {first, step, static_cast<std::size_t>(Range(first, last, step).size())};
 }
 
-std::size_t place_of(const Object& index, std::size_t size, const char* what) {
-  auto place = index.as<std::int64_t>();
+std::int64_t integer_in(const Object& value, const char* no_integer) {
+  if (is_kind(value, ValueKind::boolean)) return value.as<bool>() ? 1 : 0;
+  if (is_kind(value, ValueKind::integer)) return value.as<std::int64_t>();
+  throw TypeError(no_integer != nullptr
+                      ? no_integer
+                      : "'" + value.type_name() + "' object cannot be interpreted as an integer");
+}
+
+std::size_t place_of(const Object& index, std::size_t size, const char* what,
+                     const char* no_index) {
+  std::int64_t place = integer_in(index, no_index);
   if (place < 0) place += static_cast<std::int64_t>(size);
   if (place < 0 || static_cast<std::uint64_t>(place) >= size) throw IndexError(what);
   return static_cast<std::size_t>(place);
@@ -363,9 +292,6 @@ List list_of_iterable(const Object& values) {
 
 std::shared_ptr<Referent> make_list_referent(List items) {
   return std::make_shared<ListReferent>(std::move(items));
-}
-std::shared_ptr<Referent> make_array_referent(std::string_view typecode, const Object& elements) {
-  return std::make_shared<ArrayReferent>(typecode, elements);
 }
 
 }  // namespace millrace::runtime

@@ -5,6 +5,7 @@
 // its next taker to be told; permits of a BoundedSemaphore come back.
 #include "runtime/managers/manager_locks.hpp"
 
+#include <cmath>
 #include <millrace/synchronize.hpp>
 #include <stdexcept>
 
@@ -86,7 +87,8 @@ class AnyLockReferent : public LockReferent {
     return nullptr;
   }
   ManagerAnswer do_acquire(ManagerCall& call) {
-    return take(call.caller, deadline_of_acquire(call.bind({"blocking", "timeout"})));
+    return take(call.caller,
+                deadline_of_acquire(call.bind({"blocking", "timeout"}), AcquireRules::lock));
   }
   ManagerAnswer do_release(ManagerCall& call) {
     call.bind({});
@@ -156,7 +158,7 @@ class SemaphoreReferent final : public TableReferent<SemaphoreReferent> {
 
   ManagerAnswer acquire(ManagerCall& call) {
     const Parameters given = call.bind({"blocking", "timeout"});
-    const Clock::time_point deadline = deadline_of_acquire(given);
+    const Clock::time_point deadline = deadline_of_acquire(given, AcquireRules::semaphore);
     const Guard guard(*monitor_);
     if (!call.caller.wait(
             monitor_, [this] { return value_ > 0; }, deadline))
@@ -209,18 +211,26 @@ class SemaphoreReferent final : public TableReferent<SemaphoreReferent> {
   std::map<std::uint64_t, std::int64_t> taken_;  // permits of a BoundedSemaphore, by client
 };
 
+constexpr std::chrono::duration<double> kLongest = std::chrono::nanoseconds::max();
+
 }  // namespace
 
-Clock::time_point deadline_of_acquire(const Parameters& given) {
+Clock::time_point deadline_of_acquire(const Parameters& given, AcquireRules rules) {
   const bool blocking = given.flag(0, true);
   const Object& timeout = given[1];
-  const bool limited = !timeout.is_none() && !(timeout == Object(-1));
+  const bool lock = rules == AcquireRules::lock;
+  const bool limited = !timeout.is_none() && !(lock && timeout == Object(-1));
   if (!blocking) {
     if (limited) throw ValueError("can't specify a timeout for a non-blocking call");
     return Clock::time_point::min();
   }
   if (!limited) return Clock::time_point::max();
-  if (is_negative(timeout)) throw ValueError("timeout value must be a non-negative number");
+  if (lock) {
+    if (is_negative(timeout)) throw ValueError("timeout value must be a non-negative number");
+    const auto seconds = timeout.as<double>();
+    if (std::isnan(seconds)) throw ValueError("Invalid value NaN (not a number)");
+    if (seconds > kLongest.count()) throw OverflowError("timeout value is too large");
+  }
   return timeout_of(timeout).deadline();
 }
 

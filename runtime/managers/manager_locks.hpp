@@ -41,6 +41,7 @@ std::shared_ptr<Referent> make_condition_referent(std::shared_ptr<LockReferent> 
 
 /// acquire()'s arguments as a deadline: threading's rules. `unlimited` is the timeout that stands
 /// for none beside None.
-Timeout::Clock::time_point deadline_of_acquire(const Parameters& given);
+enum class AcquireRules { lock, semaphore };
+Timeout::Clock::time_point deadline_of_acquire(const Parameters& given, AcquireRules rules);
 
 }  // namespace millrace::runtime

@@ -35,6 +35,7 @@ struct ProxyType {
   const ProxyType* next = nullptr;
 };
 constinit std::atomic<const ProxyType*> g_types{nullptr};
+constexpr std::string_view kAutoProxy = "AutoProxy";
 
 // Proxies of Python's types arrive also where the program never sent one.
 [[maybe_unused]] const std::array g_declared{
@@ -54,6 +55,16 @@ ProxyRef state_in(const Object& value) {
   return nullptr;
 }
 
+// Null: its proxies are BaseProxies, or of a type of the program's own.
+const ProxyType* type_of_class(std::string_view python_class) {
+  if (python_class == kAutoProxy) return nullptr;
+  // OBSERVE type: it is complete
+  for (auto* each = g_types.load(std::memory_order_acquire); each != nullptr; each = each->next) {
+    if (each->python_class == python_class) return each;
+  }
+  return nullptr;
+}
+
 // Of the links that states have in forked children.
 ForkMutex& childs_mutex() {
   static auto& mutex = *new ForkMutex(ForkMutex::Level::names);
@@ -68,14 +79,15 @@ std::vector<std::string> names_in(const Object& names) {
 std::string class_of(const TokenValue& token) {
   static const ManagerTypes known = python_manager_types();
   const auto type = known.find(token.typeid_name);
-  return type == known.end() ? "AutoProxy" : type->second.proxy_class;
+  return type == known.end() ? std::string(kAutoProxy) : type->second.proxy_class;
 }
 
 Object python_of_proxy(const Object& handle) {
   const ProxyRef held = state_in(handle);
   const ProxyState& state = *held;
+  if (encoding_session() != nullptr) encoding_session()->names_object();
   Dict keywords;
-  if (state.python_class == "AutoProxy") {
+  if (state.python_class == kAutoProxy) {
     std::vector<Object> names(state.exposed.begin(), state.exposed.end());
     keywords.set("exposed", Object(Tuple(std::span<Object>(names))));
   }
@@ -152,13 +164,15 @@ ProxyState::ProxyState(std::shared_ptr<ManagerLink> of, TokenValue at, std::stri
     : link(std::move(of)),
       token(std::move(at)),
       python_class(std::move(class_name)),
-      exposed(std::move(names)) {}
+      exposed(std::move(names)),
+      heirloom_(nullptr) {}
 
 ProxyState::ProxyState(std::shared_ptr<SharedObject> of, TokenValue at)
     : object(std::move(of)),
       token(std::move(at)),
       python_class(object->type->proxy_class),
-      exposed(object->exposed) {}
+      exposed(object->exposed),
+      heirloom_(object) {}
 
 ProxyState::~ProxyState() {
   if (parcel_maker == own_pid()) leave_parcel(parcel.payload());
@@ -252,22 +266,26 @@ ProxyRef adopted_proxy(const std::shared_ptr<ManagerLink>& link, TokenValue toke
 }
 
 Object object_of_proxy(ProxyRef state) {
-  if (state->python_class == "AutoProxy" &&
+  if (state->python_class == kAutoProxy &&
       (state->token.typeid_name == "Queue" || state->token.typeid_name == "JoinableQueue")) {
     return Object(QueueProxy(std::move(state)));
   }
-  // OBSERVE type: it is complete
-  for (auto* each = g_types.load(std::memory_order_acquire); each != nullptr; each = each->next) {
-    if (state->python_class == each->python_class && state->python_class != "AutoProxy") {
-      return each->make(std::move(state));
-    }
-  }
-  return Object(BaseProxy(std::move(state)));
+  const ProxyType* const type = type_of_class(state->python_class);
+  return type != nullptr ? type->make(std::move(state)) : Object(BaseProxy(std::move(state)));
 }
 
 ProxyRef proxy_in(const Object& value) {
   ProxyRef state = state_in(value);
   if (state == nullptr) throw TypeError("a proxy was expected, not " + value.type_name());
+  return state;
+}
+
+ProxyRef proxy_as(const Object& value, const char* python_class, std::string_view type) {
+  ProxyRef state = state_in(value);
+  if (state == nullptr) throw_no_handle(value, type);
+  const ProxyType* const own = type_of_class(state->python_class);
+  const bool fits = own == nullptr ? python_class == kAutoProxy : own->python_class == python_class;
+  if (!fits) throw_no_handle(value, type);
   return state;
 }
 
@@ -299,8 +317,8 @@ Token BaseProxy::token() const {
 std::string BaseProxy::repr() const {
   const runtime::ProxyRef state = place_.state();
   return "<" +
-         (state->python_class == "AutoProxy" ? "AutoProxy[" + state->token.typeid_name + "]"
-                                             : state->python_class) +
+         (state->python_class == runtime::kAutoProxy ? "AutoProxy[" + state->token.typeid_name + "]"
+                                                     : state->python_class) +
          " object, typeid " + Object(state->token.typeid_name).repr() + " at " +
          runtime::address_text(state.get()) + ">";
 }

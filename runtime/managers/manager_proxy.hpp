@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/managers/manager_heirs.hpp"
 #include "runtime/managers/manager_link.hpp"
 #include "runtime/managers/manager_proxy_values.hpp"
 #include "runtime/managers/manager_server.hpp"
@@ -56,6 +57,7 @@ class ProxyState {
  private:
   Object call_own(std::string_view method, std::vector<Object> arguments) const;
 
+  const Heirloom heirloom_;                      // for children that have not called yet
   mutable std::shared_ptr<ManagerLink> childs_;  // under a lock of all states: server_link()
 };
 

@@ -1,5 +1,6 @@
 #include "runtime/managers/manager_referent.hpp"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdio>
@@ -95,7 +96,12 @@ Parameters ManagerCall::bind(std::initializer_list<std::string_view> names,
     }
     bound.given_[i] = found;
   }
-  if (used != keywords.size()) throw TypeError(call_text + " got an unexpected keyword argument");
+  if (used != keywords.size()) {
+    for (const Object& name : keywords) {
+      if (std::ranges::find(names, name.str()) != names.end()) continue;
+      throw TypeError(call_text + " got an unexpected keyword argument " + name.repr());
+    }
+  }
   for (std::size_t i = 0; i < required; ++i) {
     if (bound.given_[i] == nullptr) {
       throw TypeError(call_text + " missing required argument: '" + std::string(names.begin()[i]) +

@@ -5,6 +5,7 @@
 #include "runtime/base/own_pid.hpp"
 #include "runtime/base/random.hpp"
 #include "runtime/managers/manager_values.hpp"
+#include "runtime/managers/manager_watch.hpp"
 #include "runtime/managers/manager_wire.hpp"
 
 namespace millrace::runtime {
@@ -320,6 +321,17 @@ void ManagerServer::disconnect(const std::shared_ptr<ManagerClient>& client) {
   for (const auto& [id, count] : departed) {
     for (std::uint64_t i = 0; i < count && find(id) != nullptr; ++i) take_reference(id);
   }
+}
+
+void ManagerServer::hold(Descriptor until,
+                         std::vector<std::shared_ptr<SharedObject>> objects) noexcept {
+  const std::scoped_lock guard(mutex_);
+  if (watch_ != nullptr) watch_->hold(std::move(until), objects);
+}
+
+void ManagerServer::watched_by(ManagerWatch* watch) noexcept {
+  const std::scoped_lock guard(mutex_);
+  watch_ = watch;
 }
 
 void ManagerServer::stop() {

@@ -26,12 +26,14 @@
 #include <unordered_map>
 #include <vector>
 
+#include "runtime/base/descriptor.hpp"
 #include "runtime/managers/manager_proxy_values.hpp"
 #include "runtime/managers/manager_registry.hpp"
 
 namespace millrace::runtime {
 
 class ManagerServer;
+class ManagerWatch;
 
 /// How other processes reach a server.
 struct ServerReach {
@@ -125,6 +127,12 @@ class ManagerServer {
   /// Waits for it.
   void wait_stopped();
 
+  /// Objects are held until the descriptor, of a pipe that a forked child has the other end of, is
+  /// hung up on (manager_heirs.hpp); not at all without a watch.
+  void hold(Descriptor until, std::vector<std::shared_ptr<SharedObject>> objects) noexcept;
+  /// Who sees to that; null before it ends.
+  void watched_by(ManagerWatch* watch) noexcept;
+
   /// The object of a server of this process, or null when none listens at the address. Throws
   /// KeyError when one does and has no such object.
   static std::shared_ptr<SharedObject> object_at(const Object& address, const std::string& id);
@@ -156,6 +164,7 @@ class ManagerServer {
   std::unordered_map<std::uint64_t, std::weak_ptr<ManagerClient>> clients_;
   std::shared_ptr<ManagerClient> itself_;  // as a maker of parcels
   std::uint64_t last_id_;
+  ManagerWatch* watch_ = nullptr;
 
   std::atomic<bool> stopping_{false};
   Monitor stopped_;

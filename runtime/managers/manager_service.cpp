@@ -70,10 +70,14 @@ ManagerService::ManagerService(ManagerTypes types, const connection::ListenerOpt
       listener_(options) {
   server_.reached_by({object_of_address(listener_.address()), options.authkey.value_or(Bytes()),
                       options.legacy_md5});
+  server_.watched_by(&watch_);
   server_.publish();
 }
 
-ManagerService::~ManagerService() { listener_.close(); }
+ManagerService::~ManagerService() {
+  listener_.close();
+  server_.watched_by(nullptr);
+}
 
 void ManagerService::serve() {
   put_log("manager serving at " + listener_.address().repr());

@@ -88,11 +88,13 @@ ManagerSession::Next ManagerSession::serve(std::span<const std::byte> request,
                                            wire::Writer& reply) {
   const ThrowTraceScope traced;  // an exception is encoded where it is answered
   undo_ = nullptr;
+  last_ = Object();
+  names_object_ = false;
   reply_twice_ = false;
   Next next = accepted_ ? Next::go_on : Next::hang_up;
   const bool own = own_frames_ && !request.empty() && request[0] == kOwnFrame;
   caller_.speak_pickle(!own);
-  const Object answer = reply_to(request, next);
+  Object answer = reply_to(request, next);
   const Encoding encoding(this);
   try {
     put_frame(reply, answer, own);
@@ -101,6 +103,7 @@ ManagerSession::Next ManagerSession::serve(std::span<const std::byte> request,
     const Object text = traceback_of(std::current_exception())[1];
     put_frame(reply, reply_of("#UNSERIALIZABLE", text), own);
   }
+  if (names_object_) last_ = std::move(answer);
   return next;
 }
 

@@ -46,6 +46,9 @@ class ManagerSession {
   [[nodiscard]] bool serves(const SharedObject& object) const noexcept {
     return server_.owns(object);
   }
+  /// The reply that is being encoded names an object of the server, which lives until the client
+  /// asks again: by then it has been counted for it.
+  void names_object() noexcept { names_object_ = true; }
   /// None until the client asks for one.
   [[nodiscard]] ManagerLine& line() noexcept { return line_; }
 
@@ -73,6 +76,8 @@ class ManagerSession {
   bool reply_twice_ = false;
   std::string refusal_;
   std::function<void()> undo_;
+  bool names_object_ = false;
+  Object last_;  // the reply that does, until the next request
   ManagerLine line_;
 };
 

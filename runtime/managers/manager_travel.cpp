@@ -36,11 +36,12 @@ ForkMutex& parcels_mutex() {
 // Token, class, names, and how to reach the server. A server's clients know how they reach it.
 Object parts_of(const ProxyState& state) {
   std::vector<Object> names(state.exposed.begin(), state.exposed.end());
-  const ManagerSession* const reply = encoding_session();
+  ManagerSession* const reply = encoding_session();
   std::optional<ManagerLink::Target> target;
   if (reply == nullptr || state.object == nullptr || !reply->serves(*state.object)) {
     target = target_of(state);
   }
+  if (reply != nullptr) reply->names_object();
   return Object(Tuple{object_of_token(state.token), Object(state.python_class),
                       Object(Tuple(std::span<Object>(names))),
                       target ? Object(target->authkey) : Object(),

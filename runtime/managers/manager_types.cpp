@@ -80,7 +80,10 @@ Made make_list(ManagerCall& call) {
   return make_list_referent(given.has(0) ? list_of_iterable(given[0]) : List());
 }
 Made make_dict(ManagerCall& call) {
-  if (call.arguments.size() > 1) throw TypeError("dict expected at most 1 argument");
+  if (call.arguments.size() > 1) {
+    throw TypeError("dict expected at most 1 argument, got " +
+                    std::to_string(call.arguments.size()));
+  }
   Dict items = call.arguments.empty() ? Dict() : dict_of_pairs(call.arguments[0]);
   items.update(call.keywords);
   return make_dict_referent(std::move(items));

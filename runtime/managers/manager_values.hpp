@@ -28,7 +28,10 @@ Dict dict_of_pairs(const Object& values);
 
 /// An index into `size` elements, from the end if negative. Throws IndexError naming `what`, and
 /// TypeError.
-std::size_t place_of(const Object& index, std::size_t size, const char* what);
+std::size_t place_of(const Object& index, std::size_t size, const char* what,
+                     const char* no_index = nullptr);
+/// An int or a bool. TypeError: `no_integer`, or that its type cannot be interpreted as one.
+std::int64_t integer_in(const Object& value, const char* no_integer = nullptr);
 /// Where a slice of `size` elements begins, how far apart its elements are and how many there are.
 struct SliceSpan {
   std::int64_t first = 0;
@@ -36,5 +39,8 @@ struct SliceSpan {
   std::size_t count = 0;
 };
 SliceSpan span_of(const Slice& slice, std::size_t size);
+/// list[slice] = values, and list[place] = value of a place that there is.
+void set_slice(List& list, const Slice& slice, const Object& values);
+void put_at(List& list, std::size_t place, Object value);
 
 }  // namespace millrace::runtime

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -76,6 +77,7 @@ void ManagerWatch::see(const epoll_event& event) {
     end_refused();
     return;
   }
+  if (let_go(number)) return;
   std::shared_ptr<ManagerTalk> talk;
   bool parked = false;
   {
@@ -92,6 +94,36 @@ void ManagerWatch::see(const epoll_event& event) {
   } else {
     talk->session.caller().leave();
   }
+}
+
+void ManagerWatch::hold(Descriptor until,
+                        std::vector<std::shared_ptr<SharedObject>>& objects) noexcept {
+  const std::scoped_lock guard(mutex_);
+  epoll_event event{};  // EPOLLHUP comes unasked
+  event.data.u64 = ++last_key_;
+  try {
+    Held& held = held_[last_key_];
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, until.get(), &event) != 0) {
+      held_.erase(last_key_);
+      return;
+    }
+    held = {std::move(until), std::move(objects)};
+  } catch (const std::bad_alloc&) {
+    static_cast<void>(0);  // the child holds them from its first call on
+  }
+}
+
+// False: it is no key of what is held.
+bool ManagerWatch::let_go(std::uint64_t key) {
+  Held last;  // let go of without the lock
+  const std::scoped_lock guard(mutex_);
+  const auto held = held_.find(key);
+  if (held == held_.end()) return false;
+  // Another child, forked at the same instant, may have the descriptor too, by which it would stay.
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, held->second.until.get(), nullptr);
+  last = std::move(held->second);
+  held_.erase(held);
+  return true;
 }
 
 void ManagerWatch::stop() noexcept {

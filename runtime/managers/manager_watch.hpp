@@ -55,6 +55,10 @@ class ManagerWatch {
   /// Whether the end of its connection ends its call, which waits.
   void listen(ManagerTalk& talk, bool on) noexcept;
 
+  /// Objects are held until the descriptor is hung up on: they are moved from then, else the
+  /// caller's still.
+  void hold(Descriptor until, std::vector<std::shared_ptr<SharedObject>>& objects) noexcept;
+
   /// Connections, those that are refused among them.
   [[nodiscard]] std::size_t size();
   [[nodiscard]] std::size_t admitted();
@@ -72,6 +76,7 @@ class ManagerWatch {
   static constexpr std::uint64_t kTimer = 2;
 
   void see(const epoll_event& event);
+  bool let_go(std::uint64_t key);
   bool arm(ManagerTalk& talk, std::uint32_t events) noexcept;
   void end_refused() noexcept;
   void set_timer(std::chrono::steady_clock::time_point until) noexcept;
@@ -83,7 +88,12 @@ class ManagerWatch {
   Descriptor timer_;   // readable when a refused connection has had its time
   int sentinel_ = -1;  // set before run()
   std::mutex mutex_;   // guards what follows
+  struct Held {
+    Descriptor until;
+    std::vector<std::shared_ptr<SharedObject>> objects;
+  };
   std::unordered_map<std::uint64_t, std::shared_ptr<ManagerTalk>> entries_;
+  std::unordered_map<std::uint64_t, Held> held_;
   std::uint64_t last_key_ = kTimer;
   std::size_t refused_ = 0;  // of the entries
   bool timer_set_ = false;

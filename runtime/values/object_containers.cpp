@@ -115,7 +115,15 @@ Object List::pop(std::ptrdiff_t i) {
   return close_gap(list, static_cast<std::size_t>(&element - list.items));
 }
 
-void List::remove(const Object& value) { static_cast<void>(pop(static_cast<long>(index(value)))); }
+void List::remove(const Object& value) {
+  const auto items = span_in(value_);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (!runtime::same(items[i], value)) continue;
+    static_cast<void>(pop(static_cast<std::ptrdiff_t>(i)));
+    return;
+  }
+  throw ValueError("list.remove(x): x not in list");
+}
 
 std::size_t List::index(const Object& value) const {
   const auto items = span_in(value_);

@@ -70,8 +70,25 @@ void append_numbers(List& list, std::string_view bytes) {
   }
 }
 
+// As Python writes an array of 'u' here: code points of four bytes each.
+void append_characters(List& list, std::string_view bytes) {
+  List codes;
+  append_numbers<std::uint32_t>(codes, bytes);
+  for (const Object& each : std::as_const(codes)) {
+    const auto code = each.as<std::uint32_t>();
+    if (code > 0x10ffff) refuse("an array of text holds what is no code point");
+    std::string text;
+    put_code_point(text, code);
+    list.append(text);
+  }
+}
+
 List numbers_of(char typecode, std::string_view bytes) {
   List list;
+  if (typecode == 'u') {
+    append_characters(list, bytes);
+    return list;
+  }
   const auto append = [&]<class... T>(std::string_view codes, T...) {
     std::size_t i = 0;
     return ((codes[i++] == typecode ? (append_numbers<T>(list, bytes), true) : false) || ...);

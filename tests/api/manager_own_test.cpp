@@ -88,6 +88,60 @@ TEST_P(ManagerOwnFork, AForkedChildCallsThemAtTheServer) {
   EXPECT_EQ(own.size(), 1U);
 }
 
+// Forked children hold what they inherit before they call it, and their children too. X07
+TEST_P(ManagerOwnFork, ItsParentMayDropWhatAChildHasNotCalledYet) {
+  const Event dropped;
+  std::optional<ListProxy> own(own_list());
+  Process child([&own, &dropped] {
+    Process grandchild([&own, &dropped] {
+      dropped.wait();
+      own->append(1);
+      if (own->size() != 1) throw ValueError("not in the server");
+    });
+    grandchild.start();
+    own.reset();
+    grandchild.join();
+    if (grandchild.exitcode() != 0) throw ValueError("the grandchild has failed");
+  });
+  child.start();
+  own.reset();
+  dropped.set();
+  child.join();
+  EXPECT_EQ(child.exitcode(), 0);
+}
+
+struct Counted {
+  Counted() { ++alive; }
+  Counted(const Counted&) = delete;
+  ~Counted() { --alive; }
+  static inline std::atomic<int> alive{0};
+};
+
+// ... until they have ended, however.
+TEST_P(ManagerOwnFork, WhatADeadChildInheritedGoesX07) {
+  SyncManager manager({.authkey = kKey});
+  manager.register_type<Counted>("Counted", {});
+  ManagerServer server = manager.get_server();
+  std::thread serving([&] { server.serve_forever(); });
+  SyncManager client({.address = server.address(), .authkey = kKey});
+  client.connect();
+  std::optional own(client.list({client.create("Counted")}).at(0).as<BaseProxy>());
+  EXPECT_EQ(client.number_of_objects(), 0U);
+  const Event dropped;
+  Process child([&dropped] {
+    dropped.wait();
+    ::raise(SIGKILL);
+  });
+  child.start();
+  own.reset();
+  EXPECT_EQ(Counted::alive.load(), 1);
+  dropped.set();
+  while (Counted::alive.load() != 0) std::this_thread::yield();
+  child.join();
+  server.shutdown();
+  serving.join();
+}
+
 TEST_P(ManagerOwnFork, ItIsOneClientInAllItsCallsX05) {
   const auto own = client_->list({client_->Lock()}).at(0).as<AcquirerProxy>();
   client_.reset();  // or its link would keep the child's

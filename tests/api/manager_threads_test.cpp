@@ -1,8 +1,10 @@
 // Clients of many threads: a process does not keep a connection for each that asks nothing.
 // X08; **beyond** Python, which has one for each (thread, address).
+#include <filesystem>
 #include <latch>
 #include <millrace/managers.hpp>
 #include <semaphore>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -12,6 +14,16 @@ namespace millrace::test {
 namespace {
 
 using ManagerThreads = LeakCheck;
+
+std::size_t open_sockets() {
+  std::size_t count = 0;
+  for (const auto& each : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;  // the directory's own
+    const auto target = std::filesystem::read_symlink(each, gone).string();
+    count += target.starts_with("socket:") ? 1U : 0U;
+  }
+  return count;
+}
 
 // What a thread may hold by its connection, or waits for on it, is left alone.
 TEST_F(ManagerThreads, IdleOnesGiveTheirConnectionsBackX08) {
@@ -70,6 +82,33 @@ TEST_F(ManagerThreads, IdleOnesGiveTheirConnectionsBackX08) {
   EXPECT_TRUE(again.try_acquire());
   again.release();
   EXPECT_EQ(list.size(), static_cast<std::size_t>(kThreads + kThreads / 10 + 1));
+}
+
+// Of more than 256 that were all in calls the next calls take what has become idle.
+TEST_F(ManagerThreads, ACrowdThatWaitedGivesItsConnectionsBackX08) {
+  constexpr int kThreads = 290;
+  auto manager = Manager();
+  const auto list = manager.list();
+  const auto event = manager.Event();
+  const auto waits = manager.Semaphore(0);
+  const std::size_t before = open_sockets();
+  std::latch called(kThreads);
+  std::latch go(1);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&] {
+      waits.release();
+      event.wait();
+      called.count_down();
+      go.wait();
+    });
+  }
+  for (int i = 0; i < kThreads; ++i) waits.acquire();
+  event.set();
+  called.wait();
+  while (open_sockets() > before + 256) list.append(1);
+  go.count_down();
+  for (std::thread& each : threads) each.join();
 }
 
 }  // namespace

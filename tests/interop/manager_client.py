@@ -59,6 +59,10 @@ def check_list(m):
     raises(IndexError, lambda: l[9])
     raises(ValueError, l.remove, 100)
     raises(TypeError, lambda: l["a"])
+    raises(TypeError, lambda: l[1.0])
+    raises(TypeError, lambda: l * 2.0)
+    raises(IndexError, m.list().pop)
+    raises(TypeError, m.list([1, "a"]).sort)
     raises(RemoteError, l._callmethod, "__class__")
     equal(m.list([1]) == [1], False)
 
@@ -93,6 +97,13 @@ def check_dict(m):
     equal(next(it), "a")
     d["more"] = 1
     raises(RuntimeError, next, it)
+    whole = iter(m.dict(a=1))
+    equal(list(whole), ["a"])
+    raises(StopIteration, next, whole)
+    raises(RemoteError, whole.send, 1)
+    raises(TypeError, d.__setitem__, [1], 2)
+    raises(KeyError, d.__delitem__, "nothing")
+    raises(KeyError, m.dict().popitem)
     d.clear()
     equal(str(d), "{}")
 
@@ -119,6 +130,12 @@ def check_values(m):
     equal(str(a), "array('i', [9, 2, 3])")
     equal(a._getvalue().tolist(), [9, 2, 3])
     raises(IndexError, lambda: a[3])
+    raises(TypeError, lambda: a["x"])
+    raises(OverflowError, a.__setitem__, 0, 2 ** 31)
+    raises(TypeError, a.__setitem__, 0, 1.5)
+    equal(str(m.Array("u", "ab")), "array('u', 'ab')")
+    equal(m.Array("u", "ab")._getvalue().tounicode(), "ab")
+    equal(m.Array("d", [1.5])[:].tolist(), [1.5])
 
 
 def check_locks(m):
@@ -136,6 +153,13 @@ def check_locks(m):
     raises(RuntimeError, m.RLock().release)
     raises(ValueError, m.BoundedSemaphore(1).release)
     equal(m.Lock().acquire(True, 0.01), True)
+    equal(m.Lock().acquire(True, -1), True)
+    raises(ValueError, m.Lock().acquire, True, -5)
+    raises(ValueError, m.Lock().acquire, False, 1)
+    raises(ValueError, m.Lock().acquire, True, float("nan"))
+    raises(OverflowError, m.Lock().acquire, True, float("inf"))
+    equal(m.Semaphore(0).acquire(True, -1), False)
+    raises(RemoteError, m.Semaphore, -1)
     c = m.Condition(m.Lock())
     raises(RuntimeError, c.notify)
     with c:
@@ -200,6 +224,19 @@ def check_nesting(m):
     equal(inner[:], [1, 2, 3])
     outer.append(m.dict(a=1))
     equal(outer[1]["a"], 1)
+    equal(outer.pop()["a"], 1)  # nobody else has it
+    q = m.Queue()
+    q.put(m.list([4]))
+    equal(q.get()[:], [4])
+    dicts["m"] = m.list([5])
+    equal(dicts.popitem()[1][:], [5])
+    n = m.Namespace(l=m.list([6]))
+    equal(n.l[:], [6])
+    v = m.Value("i", m.list([7]))
+    equal(v.value[:], [7])
+    equal(m.list(inner)[:], [1, 2, 3])
+    dicts.update(m.dict(z=8))
+    equal(dicts["z"], 8)
 
 
 class Custom(BaseManager):

@@ -158,6 +158,11 @@ void use_containers(SyncManager& manager) {
   outer[0].as<ListProxy>().append("nested");
   EXPECT_EQ(list[-1], Object("nested"));
   EXPECT_TRUE(outer[0].as<ListProxy>() == list);
+  outer.append(manager.list({1}));
+  EXPECT_EQ(outer.pop().as<ListProxy>().at(0), 1) << "nobody else has it";
+  const auto queue = manager.Queue();
+  queue.put(manager.list({2}));
+  EXPECT_EQ(queue.get().as<ListProxy>().at(0), 2);
 }
 
 void use_values(SyncManager& manager) {
@@ -175,6 +180,12 @@ void use_values(SyncManager& manager) {
   array[0] = 2.5;
   EXPECT_EQ(array[0].as<double>(), 2.5);
   EXPECT_EQ(array.slice(0, 2), (List{2.5, 2.0}));
+  EXPECT_EQ(array.size(), 2U);
+  EXPECT_EQ(array.getvalue(), Object(List{2.5, 2.0}));
+  EXPECT_THROW(array[2] = 1.0, IndexError);
+  EXPECT_THROW(array[0] = "x", TypeError);
+  EXPECT_EQ(manager.Array('u', {"a", "ü"}).getvalue(), Object(List{"a", "ü"}));
+  EXPECT_THROW(manager.Array('b', {200}), RemoteError);
 }
 
 void use_locks(SyncManager& manager) {
