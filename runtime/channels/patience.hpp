@@ -3,9 +3,11 @@
 
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 
 #include "shm/parking.hpp"
 
@@ -15,26 +17,56 @@ namespace millrace::runtime {
 /// Used by one thread at a time.
 class Patience {
  public:
-  /// True when `ready()` is, at once or within kTime.
+  /// True when `ready()` is within kTime. False at once while it does not pay: the caller is about
+  /// to look, or to sleep until it is.
   template <class Ready>
   bool wait(Ready&& ready) {
-    if (ready()) return true;
     if (!may_spin()) return false;
-    const bool came = shm::spin_until(ready, kTime);
-    misses_ = came ? 0 : misses_ + 1;
+    if (ready()) return true;  // which says nothing of waiting
+    bool alone = true;
+    const bool came = spin(ready, alone);
+    if (came && alone) {
+      misses_ = 0;
+      seldom_ = kSeldom;
+    } else {
+      seldom_ = ++misses_ > kMisses ? std::min(2 * seldom_, kMostSeldom) : kSeldom;
+      skipped_ = 0;
+    }
     return came;
   }
 
  private:
-  static constexpr unsigned kMisses = 2;  // in a row, until it is tried seldom
-  static constexpr unsigned kSeldom = 16;
+  static constexpr unsigned kMisses = 2;   // in a row, until it is tried seldom
+  static constexpr unsigned kSeldom = 16;  // then twice as seldom each time, up to:
+  static constexpr unsigned kMostSeldom = 256;
   // About what it costs to be woken, and to copy a piece.
   static constexpr auto kTime = std::chrono::microseconds(50);
 
+  // Between two looks; who does not look for longer had to give the cpu away, to the peer mostly,
+  // who had waited for it: asleep both were faster.
+  static constexpr std::uint64_t kGapUs = 3;
+
+  template <class Ready>
+  static bool spin(Ready& ready, bool& alone) {
+    const std::uint64_t us = shm::ticks_per_us();
+    const std::uint64_t limit = kTime.count() * us;
+    const std::uint64_t start = shm::ticks();
+    for (std::uint64_t last = start;;) {
+      const bool came = ready();
+      const std::uint64_t now = shm::ticks();
+      if (now - last > kGapUs * us) alone = false;
+      if (came) return true;
+      if (now - start >= limit) return false;
+      last = now;
+      shm::cpu_relax();
+    }
+  }
+
   // Where both share a cpu they always miss.
-  bool may_spin() noexcept { return misses_ < kMisses || ++skipped_ % kSeldom == 0; }
+  bool may_spin() noexcept { return misses_ < kMisses || ++skipped_ > seldom_; }
 
   unsigned misses_ = 0;
+  unsigned seldom_ = kSeldom;
   unsigned skipped_ = 0;
 };
 

@@ -135,7 +135,7 @@ void SocketEnd::send_pieces(Turn& turn, Pause& pause, Content& content) {
     const std::size_t bytes =
         std::min({std::size_t{content.left()}, kPiece, PeerLane::contiguous(position)});
     const auto has_room = [&] { return send_lane_.room(position) >= bytes; };
-    const bool in_lane = send_patience_.wait(has_room);
+    const bool in_lane = has_room() || send_patience_.wait(has_room);
     head.put(in_lane ? bytes : bytes | kInSocket, kHeader);
     all.assign(1, head.all());
     if (in_lane) {
