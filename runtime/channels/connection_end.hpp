@@ -34,6 +34,7 @@ using FramePart = std::span<const std::byte>;
 class FrameBuffer {
  public:
   static constexpr std::size_t kInside = 256;
+  static constexpr std::size_t kMost = std::size_t{1} << 52U;  // no processor has more addresses
 
   FrameBuffer() noexcept = default;
   /// Frames lie in `bytes`, which can be moved from once one is whole.
@@ -44,8 +45,8 @@ class FrameBuffer {
   /// An empty frame with room for `bytes`; what it held is lost. Throws std::bad_alloc.
   void expect(std::size_t bytes) {
     size_ = 0;
+    if (bytes > kMost) throw std::bad_alloc();
     if (bytes_ != nullptr) {
-      if (bytes > bytes_->max_size()) throw std::bad_alloc();
       bytes_->clear();
       bytes_->reserve(bytes);
       at_ = reinterpret_cast<std::byte*>(bytes_->data());

@@ -293,7 +293,7 @@ TEST(Set, HasPythonsMethods) {
 
 TEST(Object, CopiesAreValues) {
   mp::List inner{1};
-  mp::Object outer = mp::List{inner};
+  mp::Object outer = mp::List{mp::Object(inner)};
   inner.append(2);
   EXPECT_EQ(repr(outer), "[[1]]");
   mp::Dict dict{{"k", inner}};
