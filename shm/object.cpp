@@ -10,6 +10,7 @@
 
 #include "shm/arena.hpp"
 #include "shm/arena_header.hpp"
+#include "shm/message_scope.hpp"
 #include "shm/process_table.hpp"
 #include "shm/queue_parts.hpp"
 #include "shm/reaper.hpp"
@@ -88,6 +89,7 @@ bool take_over(void* block, ProcessId before) noexcept {
 // its place first, so that whoever goes on after a death in here drops none of them twice; the one
 // in hand is lost: its object stays until the program ends.
 void drop_links(void* block) noexcept {
+  const OutsideMessage outside;           // they are the object's
   constexpr std::uint64_t kMaxLinks = 4;  // what lies in shared memory is not trusted
   auto* prefix = static_cast<ObjectPrefix*>(block);
   if (prefix->links == kQueueObject) {
@@ -172,15 +174,35 @@ void let_go(ObjectRecord* record) noexcept {
   mine.decided(record);
 }
 
-void hold_from_arena(ObjectRecord* record) {
-  if (RefTable::of_arena().add(record, kNobody)) announce_holder(record);
+// Where a reference is counted that a handle at `holder` has: by this process, by a message that a
+// process begins with, or by nobody in particular.
+ProcessId counted_by(const void* holder) noexcept {
+  return Arena::contains(holder) ? InMessage::id_at(holder) : self();
+}
+
+void hold_for(ProcessId owner, ObjectRecord* record) {
+  if (owner == self()) return hold(record);
+  RefTable& table = owner == kNobody ? RefTable::of_arena() : RefTable::of(owner);
+  if (table.add(record, owner)) announce_holder(record);
 }
 
 // Only while this process holds the object too, so that there is nothing to decide: nobody reaps
-// this table.
-void let_go_from_arena(ObjectRecord* record) noexcept {
-  RefTable& table = RefTable::of_arena();
+// the arena's table, and another process's serves this thread alone.
+void let_go_for(ProcessId owner, ObjectRecord* record) noexcept {
+  if (owner == self()) return let_go(record);
+  RefTable& table = owner == kNobody ? RefTable::of_arena() : RefTable::of(owner);
   if (table.remove(record) == RefTable::Left::kLast) table.decided(record);
+}
+
+void drop_for(ProcessId owner, ObjectRecord* record) noexcept {
+  if (owner == self()) return let_go(record);
+  try {
+    hold(record);
+  } catch (const std::exception&) {
+    return;  // no memory for an entry: the object stays
+  }
+  let_go_for(owner, record);
+  let_go(record);
 }
 
 [[noreturn]] void not_an_object(const void* payload) {
@@ -225,55 +247,41 @@ void* create_object(const ObjectRequest& request, const void* holder) {
 void retain_object(void* payload, const void* holder) {
   ObjectRecord* record = record_of(payload);
   if (record == nullptr) not_an_object(payload);
-  if (Arena::contains(holder)) {
-    hold_from_arena(record);
-  } else {
-    hold(record);
-  }
+  hold_for(counted_by(holder), record);
 }
 
 void release_object(void* payload, const void* holder) noexcept {
-  if (Arena::contains(holder)) {
-    drop_departed_object(payload);
-  } else if (ObjectRecord* record = record_of(payload)) {
-    let_go(record);
-  }
+  if (ObjectRecord* record = record_of(payload)) drop_for(counted_by(holder), record);
 }
 
 void move_object(void* payload, const void* from, const void* to) noexcept {
-  const bool from_arena = Arena::contains(from);
-  if (from_arena == Arena::contains(to)) return;
+  const ProcessId before = counted_by(from);
+  const ProcessId after = counted_by(to);
+  if (before == after) return;
   ObjectRecord* record = record_of(payload);
   if (record == nullptr) return;
   try {
-    if (from_arena) {
+    if (before != self()) {
       hold(record);
-      let_go_from_arena(record);
-    } else {
-      hold_from_arena(record);
-      let_go(record);
+      let_go_for(before, record);
     }
+    if (after == self()) return;
+    hold_for(after, record);
+    let_go(record);
   } catch (const std::exception&) {
-    // No memory to count it at its new place: the old one keeps it, at worst for too long.
+    // No memory to count it at its new place: the old one keeps it, or this process does, at worst
+    // for too long.
   }
 }
 
 void depart_object(void* payload) {
   ObjectRecord* record = record_of(payload);
   if (record == nullptr) not_an_object(payload);
-  hold_from_arena(record);
+  hold_for(InMessage::id(), record);
 }
 
 void drop_departed_object(void* payload) noexcept {
-  ObjectRecord* record = record_of(payload);
-  if (record == nullptr) return;
-  try {
-    hold(record);
-  } catch (const std::exception&) {
-    return;  // no memory for an entry: the object stays
-  }
-  let_go_from_arena(record);
-  let_go(record);
+  if (ObjectRecord* record = record_of(payload)) drop_for(InMessage::id(), record);
 }
 
 void* arrive_object(std::uint64_t address, std::uint64_t type, const void* holder, bool take) {
@@ -287,10 +295,10 @@ void* arrive_object(std::uint64_t address, std::uint64_t type, const void* holde
       record->block.load(std::memory_order_relaxed) != address - sizeof(ObjectPrefix)) {
     not_an_object(payload);
   }
-  const bool inside = Arena::contains(holder);
-  if (inside && take) return payload;  // still held by the same table
-  retain_object(payload, holder);
-  if (take) let_go_from_arena(record);
+  const ProcessId after = counted_by(holder);
+  if (after == kNobody && take) return payload;  // still held by the same table
+  hold_for(after, record);
+  if (take) let_go_for(kNobody, record);
   return payload;
 }
 

@@ -9,61 +9,15 @@
 #include "shm/arena.hpp"
 #include "shm/arena_header.hpp"
 #include "shm/liveness.hpp"
+#include "shm/process_word.hpp"
 #include "shm/reaper.hpp"
 #include "shm/ref_table.hpp"
 
 namespace millrace::shm {
+
+using namespace process_word;
+
 namespace {
-
-enum class State : unsigned { kFree, kReserved, kAlive, kDying, kDead, kReaping };
-
-// The word of an entry: generation 0-13, state 14-16, status known 17, status 18-33, actor 34-59.
-// The actor is the pid that made a RESERVED entry, or the child's that it was entrusted to, or the
-// id that reaps a REAPING one.
-struct Word {
-  std::uint32_t generation = 0;
-  State state = State::kFree;
-  bool status_known = false;
-  std::uint32_t status = 0;
-  std::uint32_t actor = 0;
-};
-
-constexpr unsigned kStateShift = ProcessTable::kStateShift;
-constexpr std::uint64_t kStateMask = ProcessTable::kStateMask;
-constexpr std::uint32_t kGenerations = 1U << (kProcessIdBits - kProcessIndexBits);
-
-static_assert(static_cast<unsigned>(State::kFree) == 0, "in_use() asks for that");
-
-constexpr std::uint64_t pack(const Word& w) noexcept {
-  return std::uint64_t{w.generation} | static_cast<std::uint64_t>(w.state) << kStateShift |
-         std::uint64_t{w.status_known} << 17U | std::uint64_t{w.status & 0xffffU} << 18U |
-         std::uint64_t{w.actor} << 34U;
-}
-
-constexpr Word unpack(std::uint64_t bits) noexcept {
-  Word w;
-  w.generation = static_cast<std::uint32_t>(bits & (kGenerations - 1));
-  w.state = static_cast<State>(bits >> kStateShift & kStateMask);
-  w.status_known = (bits >> 17U & 1U) != 0;
-  w.status = static_cast<std::uint32_t>(bits >> 18U & 0xffffU);
-  w.actor = static_cast<std::uint32_t>(bits >> 34U & kProcessIdMask);
-  return w;
-}
-
-constexpr std::size_t index_of(ProcessId id) noexcept { return id & (kMaxProcesses - 1); }
-constexpr std::uint32_t generation_of(ProcessId id) noexcept {
-  return (id & kProcessIdMask) >> kProcessIndexBits;
-}
-constexpr bool is_reserved(std::uint64_t bits, ProcessId id) noexcept {
-  const Word w = unpack(bits);
-  return w.generation == generation_of(id) && w.state == State::kReserved;
-}
-constexpr ProcessId make_id(std::uint32_t generation, std::size_t index) noexcept {
-  return generation << kProcessIndexBits | static_cast<ProcessId>(index);
-}
-constexpr std::uint32_t next_generation(std::uint32_t g) noexcept {
-  return g + 1 == kGenerations ? 1 : g + 1;
-}
 
 // Entries in use lie below a bound that is doubled when about half of them are taken: short, since
 // every search for holders walks it, and long enough that the status of the dead stays readable
@@ -120,17 +74,18 @@ ProcessId ProcessTable::reserve() {
   Entry& entry = entries_[index_of(id)];
   std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
   if (!is_reserved(seen, id)) return false;
-  // relaxed: published by the CAS below
-  entry.start_time.store(start_clock_now(), std::memory_order_relaxed);
-  entry.pid.store(::getpid(), std::memory_order_relaxed);
+  const std::uint64_t now = start_clock_now();
   while (is_reserved(seen, id)) {  // again when entrust() was faster
     Word w = unpack(seen);
     w.state = State::kAlive;
-    w.actor = 0;
-    // PUBLISH entry: release pairs with the acquire in check_alive() and pid(), which then read pid
-    // and start time.
-    if (entry.word.compare_exchange_weak(seen, pack(w), std::memory_order_release,
+    w.actor = static_cast<std::uint32_t>(::getpid());
+    // PUBLISH entry: release pairs with the acquire in check_alive(): it finds this start time, or
+    // the 0 of the last user's end, which is not compared. Nothing is written before: the entry may
+    // serve another by now.
+    if (entry.word.compare_exchange_weak(seen, pack(w), std::memory_order_acq_rel,
                                          std::memory_order_relaxed)) {
+      entry.start_time.store(now, std::memory_order_relaxed);  // see above
+      entry.pid.store(::getpid(), std::memory_order_relaxed);  // for those who ask when it is dead
       return true;
     }
   }
@@ -153,8 +108,8 @@ ProcessId ProcessTable::reserve() {
 void ProcessTable::entrust(ProcessId id, pid_t pid) noexcept {
   Entry& entry = entries_[index_of(id)];
   std::uint64_t seen = entry.word.load(std::memory_order_relaxed);
-  if (!is_reserved(seen, id)) return;
   Word w = unpack(seen);
+  if (!is_reserved(seen, id)) return;
   w.actor = static_cast<std::uint32_t>(pid);
   // relaxed: the word says all there is. It fails when the child has adopted it meanwhile.
   entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_relaxed,
@@ -166,7 +121,7 @@ bool ProcessTable::is_mine(ProcessId id) const noexcept {
   // OBSERVE entry: acquire pairs with the release in make_alive()
   const Word w = unpack(entry.word.load(std::memory_order_acquire));
   return w.generation == generation_of(id) && w.state == State::kAlive &&
-         entry.pid.load(std::memory_order_relaxed) == ::getpid();
+         w.actor == static_cast<std::uint32_t>(::getpid());
 }
 
 void ProcessTable::cancel(ProcessId id) noexcept {
@@ -175,7 +130,12 @@ void ProcessTable::cancel(ProcessId id) noexcept {
   Word w = unpack(seen);
   if (w.generation != generation_of(id)) return;
   if (w.state != State::kReserved && w.state != State::kAlive) return;
-  entry.pid.store(0, std::memory_order_relaxed);  // nobody looks: the entry is this process's
+  // A fork server's fork that failed was for another process, which gives back what it has
+  // reserved.
+  if (w.actor != static_cast<std::uint32_t>(::getpid())) return;
+  entry.start_time.store(0,
+                         std::memory_order_relaxed);  // nobody looks: the entry is this process's
+  entry.pid.store(0, std::memory_order_relaxed);
   entry.heir.store(0, std::memory_order_relaxed);
   entry.message.store(0, std::memory_order_relaxed);
   w.state = State::kFree;
@@ -240,10 +200,7 @@ void ProcessTable::mark_dead(ProcessId id, int status) noexcept {
       continue;
     }
     if (!first && !tells) return;
-    if (tells) {
-      w.status_known = true;
-      w.status = static_cast<std::uint32_t>(status) & 0xffffU;
-    }
+    if (tells) note_status(w, status);
     if (first) {
       w.state = State::kDying;
       w.actor = 0;
@@ -269,6 +226,7 @@ pid_t ProcessTable::pid(ProcessId id) const noexcept {
   // OBSERVE entry: acquire pairs with the release in make_alive()
   const Word w = unpack(entry.word.load(std::memory_order_acquire));
   if (w.generation != generation_of(id) || w.state == State::kReserved) return 0;
+  if (w.state == State::kAlive) return static_cast<pid_t>(w.actor);
   const pid_t pid = entry.pid.load(std::memory_order_relaxed);
   // OBSERVE entry: acquire, it may have been taken by another process between the two loads
   const Word again = unpack(entry.word.load(std::memory_order_acquire));
@@ -277,28 +235,35 @@ pid_t ProcessTable::pid(ProcessId id) const noexcept {
 
 bool ProcessTable::is_gone(const Entry& entry, std::uint64_t seen) const noexcept {
   const Word w = unpack(seen);
-  if (w.state == State::kReserved) return process_gone(static_cast<pid_t>(w.actor), 0);
-  return process_gone(entry.pid.load(std::memory_order_relaxed),
-                      entry.start_time.load(std::memory_order_relaxed));
+  const bool adopted = w.state == State::kAlive;
+  const std::uint64_t started = entry.start_time.load(std::memory_order_relaxed);
+  return process_gone(static_cast<pid_t>(w.actor), adopted ? started : 0);
 }
 
 bool ProcessTable::check_alive(ProcessId id) noexcept {
-  if (is_dead(id)) return false;
-  const Entry& entry = entries_[index_of(id)];
-  // OBSERVE entry: acquire pairs with the release in make_alive()
-  const std::uint64_t seen = entry.word.load(std::memory_order_acquire);
-  if (unpack(seen).generation != generation_of(id)) return false;
-  if (!is_gone(entry, seen)) return true;
-  // OBSERVE entry: a child adopts its reservation just before its parent ends; then the word has
-  // changed, and what was asked was about the parent
-  if (entry.word.load(std::memory_order_acquire) != seen) return check_alive(id);
-  // Nobody may ever wait for it through the library; who asks how it ended learns it from here. Of
-  // a reservation the word does not say whether it names the child or its maker.
-  static_assert(kUnknownStatus == -1, "as zombie_status() says it");
-  const bool adopted = unpack(seen).state == State::kAlive;
-  mark_dead(id, adopted ? zombie_status(entry.pid.load(std::memory_order_relaxed),
-                                        entry.start_time.load(std::memory_order_relaxed))
-                        : kUnknownStatus);
+  Entry& entry = entries_[index_of(id)];
+  while (!is_dead(id)) {
+    // OBSERVE entry: acquire pairs with the release in make_alive()
+    std::uint64_t seen = entry.word.load(std::memory_order_acquire);
+    Word w = unpack(seen);
+    if (!is_present_as(w, id)) continue;
+    if (!is_gone(entry, seen)) return true;
+    // Nobody may ever wait for it through the library; who asks how it ended learns it from here.
+    // Of a reservation the word does not say whether it names the child or its maker.
+    static_assert(kUnknownStatus == -1, "as zombie_status() says it");
+    if (w.state == State::kAlive) {
+      note_status(w, zombie_status(static_cast<pid_t>(w.actor),
+                                   entry.start_time.load(std::memory_order_relaxed)));
+    }
+    w.state = State::kDying;
+    w.actor = 0;
+    // PUBLISH death: see mark_dead(). Of what was asked about only: a child that adopts its
+    // reservation just before its parent ends, or is named there, has changed the word.
+    if (entry.word.compare_exchange_strong(seen, pack(w), std::memory_order_acq_rel,
+                                           std::memory_order_relaxed)) {
+      complete_death(entry, pack(w));
+    }
+  }
   return false;
 }
 
@@ -322,6 +287,7 @@ void ProcessTable::end_reaping(ProcessId dead) noexcept {
   Word w = unpack(seen);
   // relaxed: PUBLISH entry below orders it before the next user
   if (w.state == State::kReaping) {
+    entry.start_time.store(0, std::memory_order_relaxed);
     entry.heir.store(0, std::memory_order_relaxed);
     entry.message.store(0, std::memory_order_relaxed);
   }
@@ -364,9 +330,7 @@ ProcessId ProcessTable::id_at(std::size_t index) const noexcept {
 
 bool ProcessTable::is_present(ProcessId id) const noexcept {
   // OBSERVE entry: acquire
-  const Word w = unpack(entries_[index_of(id)].word.load(std::memory_order_acquire));
-  return w.generation == generation_of(id) &&
-         (w.state == State::kReserved || w.state == State::kAlive);
+  return is_present_as(unpack(entries_[index_of(id)].word.load(std::memory_order_acquire)), id);
 }
 
 ProcessId enrol() {

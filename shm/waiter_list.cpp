@@ -2,6 +2,7 @@
 
 #include <millrace/handle.hpp>
 
+#include "shm/message_scope.hpp"
 #include "shm/process_table.hpp"
 
 namespace millrace::shm {
@@ -53,6 +54,7 @@ void WaiterList::each(Visit&& visit) const {
 // The new block is referred to from shared memory: counted there, and dropped as a link.
 void WaiterList::add_block() {
   const ObjectRef block(ObjectRequest{sizeof(WaiterList), object_type<WaiterList>(), 0, {}, 1});
+  const OutsideMessage outside;  // the reference is the list's
   depart_object(block.payload());
   // CHAIN block: release, the block is empty
   next_.store(reinterpret_cast<std::uint64_t>(block.payload()), std::memory_order_release);

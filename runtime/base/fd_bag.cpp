@@ -17,6 +17,7 @@
 
 #include "runtime/base/fork_mutex.hpp"
 #include "shm/arena.hpp"
+#include "shm/message_scope.hpp"
 #include "shm/process_table.hpp"
 
 namespace millrace {
@@ -26,6 +27,9 @@ namespace {
 
 // Out of the way of the numbers that executed children are given.
 constexpr int kLowestFd = 10;
+// In a number, beside the id of the process that a message is for; else the depositor's.
+constexpr unsigned kIdShift = 38;
+constexpr std::uint64_t kOfMessage = std::uint64_t{1} << (kIdShift - 1);
 constexpr off_t kLockedByte = off_t{1} << 61;  // of the arena's file, where nothing is
 
 struct Bag {
@@ -221,6 +225,21 @@ class InBag {
            number == wanted && ::recv(ends_.out, &number, sizeof number, 0) == sizeof number;
   }
 
+  // Takes out whatever is a message's for `id`.
+  void discard_of_message(std::uint64_t id) const {
+    const std::uint64_t prefix = id << kIdShift | kOfMessage;
+    std::uint64_t first = 0;
+    for (;;) {
+      Found found;
+      const std::uint64_t number = next(found);
+      if (number == 0) return;
+      if ((number & ~(kOfMessage - 1)) == prefix) continue;
+      (void)put(number, found.numbers());
+      if (number == first) return;
+      if (first == 0) first = number;
+    }
+  }
+
   // Looks at every message once; the wanted one stays if `stays`.
   Found find(std::uint64_t wanted, bool stays) const {
     std::uint64_t first = 0;
@@ -256,9 +275,12 @@ std::uint64_t deposit_fds(FdPair fds) {
   static std::atomic<std::uint64_t> count{0};
   if (fds.first < 0 || ::fcntl(fds.first, F_GETFD) < 0)
     refuse(EBADF, "a descriptor that is to travel");
+  const shm::ProcessId message = shm::InMessage::id();
+  const std::uint64_t whose = message != shm::kNobody
+                                  ? std::uint64_t{message} << kIdShift | kOfMessage
+                                  : std::uint64_t{shm::self()} << kIdShift;
   // relaxed: a number; forked children count on under ids of their own
-  const std::uint64_t number =
-      std::uint64_t{shm::self()} << 38U | (count.fetch_add(1, std::memory_order_relaxed) + 1);
+  const std::uint64_t number = whose | (count.fetch_add(1, std::memory_order_relaxed) + 1);
   need_fd_bag();
   if (!InBag().put_as_holder(number, fds)) {
     refuse(errno == EAGAIN ? ETOOMANYREFS : errno, "too many descriptors are on their way");
@@ -280,6 +302,13 @@ void discard_fd(std::uint64_t number) noexcept {
     if (!in.drop_first(number)) (void)in.find(number, false);
   } catch (const std::exception&) {
     // No descriptor to look behind others with: it stays until the program ends.
+  }
+}
+
+void discard_fds_of_message(unsigned id) noexcept {
+  try {
+    InBag().discard_of_message(id);
+  } catch (const std::exception&) {  // as above
   }
 }
 

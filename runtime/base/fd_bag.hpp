@@ -12,7 +12,8 @@
 //
 // What happens when a process dies between any two steps: as a sender, the descriptor is in the bag
 // or not; with a message in its hands, that descriptor is gone, and whoever asks for it gets an
-// error. A number that nobody ever asks for stays until the program ends. While it opens the bag:
+// error. A number that nobody ever asks for stays until the program ends, but for those of a
+// message that a process begins with, which say of which. While it opens the bag:
 // the arena names nobody, or numbers that are no longer what their inodes say, and the next one
 // opens another.
 // Lost: a thread or process that holds descriptors (CPython's resource_sharer: gone with the
@@ -43,6 +44,8 @@ std::uint64_t deposit_fds(FdPair fds);
 FdPair fetch_fds(std::uint64_t number);
 /// Throws it, or both, away.
 void discard_fd(std::uint64_t number) noexcept;
+/// Throws away what is left of those that were put there inside an InMessage for process `id`.
+void discard_fds_of_message(unsigned id) noexcept;
 
 /// The bag's two descriptors, for children that are executed.
 struct BagEnds {

@@ -8,6 +8,7 @@
 
 #include "runtime/base/memory_map.hpp"
 #include "shm/arena.hpp"
+#include "shm/message_scope.hpp"
 
 namespace millrace::runtime {
 namespace {
@@ -69,8 +70,16 @@ void check_captures(const void* object, std::size_t bytes, const char* type_name
   }
 }
 
-void* arena_allocate(std::size_t bytes) { return shm::Arena::instance().allocate(bytes); }
+void* arena_allocate(std::size_t bytes) {
+  shm::InMessage::expect_block();
+  void* const block = shm::Arena::instance().allocate(bytes);
+  shm::InMessage::add_block({block, bytes});
+  return block;
+}
 
-void arena_deallocate(void* block) noexcept { shm::Arena::instance().deallocate(block); }
+void arena_deallocate(void* block) noexcept {
+  shm::InMessage::remove_block(block);
+  shm::Arena::instance().deallocate(block);
+}
 
 }  // namespace millrace::runtime

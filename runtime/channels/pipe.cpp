@@ -8,6 +8,7 @@
 
 #include "runtime/base/fd_bag.hpp"
 #include "runtime/channels/pipe_end.hpp"
+#include "shm/message_scope.hpp"
 
 namespace millrace {
 namespace runtime {
@@ -49,6 +50,7 @@ Connection make_side(const shm::ObjectRef& body_ref, unsigned side, bool readabl
     content.side = side;
     content.readable = readable;
     content.writable = writable;
+    const shm::OutsideMessage outside;  // the reference is the object's
     shm::depart_object(body_ref.payload());
     content.body = reinterpret_cast<std::uint64_t>(body_ref.payload());
     end = std::make_unique<PipeEnd>(content, token);

@@ -280,7 +280,12 @@ bool PipeEnd::watches(shm::ProcessId process) const noexcept {
 
 // False: it has ended.
 bool PipeEnd::watch(shm::ProcessId process) {
-  const pid_t pid = shm::ProcessTable::instance().pid(process);
+  shm::ProcessTable& table = shm::ProcessTable::instance();
+  const pid_t pid = table.pid(process);
+  // One that begins with a message may be long in coming, and tells when it opens its own.
+  // relaxed: a hint; whoever has read it has a pid
+  const bool begins = table.message_of(process).load(std::memory_order_relaxed) != 0;
+  if (pid <= 0 && begins) return table.check_alive(process);
   const int fd = pid > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, pid, 0U)) : -1;
   if (fd < 0) return pid > 0 && errno != ESRCH;  // RESERVED, or no pidfds here: slices must do
   epoll_event event{};
@@ -288,7 +293,7 @@ bool PipeEnd::watch(shm::ProcessId process) {
   event.data.u64 = process;
   watched_.push_back({process, fd});
   ::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event);
-  return shm::ProcessTable::instance().check_alive(process);
+  return table.check_alive(process);
 }
 
 // With bell_mutex(). Makes the set of pidfds that of the living who have the other end open.

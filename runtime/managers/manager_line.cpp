@@ -8,6 +8,7 @@
 #include <millrace/timeout.hpp>
 #include <utility>
 
+#include "shm/message_scope.hpp"
 #include "shm/parking.hpp"
 
 namespace millrace::runtime {
@@ -61,11 +62,13 @@ ManagerLine ManagerLine::make() {
 }
 
 std::uint64_t ManagerLine::depart() const {
+  const shm::OutsideMessage outside;  // the reference is another message's
   shm::depart_object(object_.payload());
   return reinterpret_cast<std::uint64_t>(object_.payload());
 }
 
 void ManagerLine::drop(std::uint64_t departed) noexcept {
+  const shm::OutsideMessage outside;  // as in depart()
   shm::drop_departed_object(
       reinterpret_cast<void*>(departed));  // NOLINT(performance-no-int-to-ptr): arena address
 }

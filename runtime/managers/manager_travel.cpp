@@ -13,6 +13,7 @@
 #include "runtime/managers/manager_proxy.hpp"
 #include "runtime/managers/manager_session.hpp"
 #include "shm/arena.hpp"
+#include "shm/message_scope.hpp"
 
 namespace millrace::runtime {
 
@@ -106,6 +107,7 @@ std::uint64_t depart(const ProxyState& state) {
 }
 
 shm::ObjectRef make_parcel(const ProxyState& state) {
+  const shm::OutsideMessage outside;  // what is said to the server is no part of one
   wire::Writer content;
   encode_object(content, parts_of(state));
   content.end_session();

@@ -87,11 +87,12 @@ Zygote::Zygote(PoolShared& shared, const PoolPlan& plan) : shared_(shared) {
 
 void Zygote::start(const PoolPlan& plan, SpawnMessage* message) {
   if (message == nullptr) check_fork();
-  id_ = shm::ProcessTable::instance().reserve();
   if (message != nullptr) {
-    pid_ = message->send(id_, StartKind::zygote, poke_fd_);
+    id_ = message->id();
+    pid_ = message->send(StartKind::zygote, poke_fd_);
     return;
   }
+  id_ = shm::ProcessTable::instance().reserve();
   need_fd_bag();  // for what tasks and results hold
   pid_ = fork_process(id_);
   if (pid_ != 0) return;

@@ -51,6 +51,7 @@ std::unique_ptr<SpawnMessage> describe_zygote(PoolShared& shared, const PoolPlan
   const std::size_t place = out.size();
   out.put(kNone);
   if (!plan.initializer) return message;
+  const shm::InMessage counted = message->encoding();
   const FunctionId decode = plan.initializer->encode(out);
   std::memcpy(out.data() + place, &decode, sizeof decode);
   return message;

@@ -85,15 +85,16 @@ bool runs(const ForkServerNote& note, std::uint64_t word) noexcept {
                             note.started.load(std::memory_order_relaxed));
 }
 
-// Executes the program and waits until its server exists. Returns the server's pid.
+// Executes the program and waits until its server exists. Returns the server's pid, 0 when the
+// process that was to make it was killed.
 pid_t launch(ForkServerNote& note) {
   note.made.store(0, std::memory_order_relaxed);
   SpawnMessage message;
   wire::encode(message.writer(), shm::self());
   wire::encode(message.writer(), forkserver_preload());
   shm::ProcessTable& table = shm::ProcessTable::instance();
-  const shm::ProcessId id = table.reserve();
-  const pid_t between = message.send(id, StartKind::fork_server);
+  const shm::ProcessId id = message.id();
+  const pid_t between = message.send(StartKind::fork_server);
   int status = shm::kUnknownStatus;
   while (::waitpid(between, &status, 0) < 0 && errno == EINTR) {
   }
@@ -102,18 +103,25 @@ pid_t launch(ForkServerNote& note) {
   // relaxed: its end orders this before the look of the process that waits for it
   const pid_t made = note.made.load(std::memory_order_relaxed);
   if (made > 0) return made;
+  if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) return 0;
   throw std::runtime_error("no fork server comes up (what it says of the reason is on stderr). " +
                            std::string(freeze_support_idiom()));
 }
 
-// The path of the running server's socket; makes a server when there is none.
-std::string ensure_server() {
+// A running server, as the note had it.
+struct Announced {
+  std::string path;
+  std::uint64_t word;
+};
+
+// Makes a server when there is none. None when it was killed meanwhile.
+std::optional<Announced> ensure_server() {
   ForkServerNote& note = ForkServerNote::instance();
   const std::uint64_t mine = kServerStarts | std::uint64_t{shm::self()} << 2U;
   for (;;) {
     // NOTE server: acquire, path and start time were written before
     std::uint64_t seen = note.word.load(std::memory_order_acquire);
-    if ((seen & kKind) == kServerRuns && runs(note, seen)) return note.get_path();
+    if ((seen & kKind) == kServerRuns && runs(note, seen)) return Announced{note.get_path(), seen};
     if ((seen & kKind) == kServerStarts &&
         shm::ProcessTable::instance().check_alive(static_cast<shm::ProcessId>(seen >> 2U))) {
       shm::BlockingCall().check();
@@ -128,6 +136,10 @@ std::string ensure_server() {
     if ((seen & kKind) == kServerRuns) get_logger().info("the fork server has died: relaunching");
     try {
       const pid_t pid = launch(note);
+      if (pid == 0) {
+        note.word.store(kNoServer, std::memory_order_release);  // NOTE server: given back
+        return std::nullopt;
+      }
       note.started.store(shm::start_time_of(pid), std::memory_order_relaxed);
       // NOTE server: release
       note.word.store(kServerRuns | static_cast<std::uint64_t>(pid) << 2U,
@@ -137,6 +149,15 @@ std::string ensure_server() {
       throw;
     }
   }
+}
+
+// Nobody listens where the note says: of two servers that came up at once, for a process that was
+// killed meanwhile and for its successor, it has the one's pid and the other's path.
+void forget(const Announced& server) noexcept {
+  std::uint64_t seen = server.word;
+  // NOTE server: acq_rel, as in ensure_server(); another one stays
+  ForkServerNote::instance().word.compare_exchange_strong(
+      seen, kNoServer, std::memory_order_acq_rel, std::memory_order_relaxed);
 }
 
 // Connects to a server of this user. None when it is not there any more.
@@ -252,41 +273,32 @@ void wait_for_reply(int fd, shm::ProcessId child) {
 std::optional<ServedChild> ask(SpawnMessage& message, bool daemon) {
   // The message first: a parent that is killed while a server comes up has left it with the child.
   ServedChild child;
-  shm::ProcessTable& table = shm::ProcessTable::instance();
-  child.id = table.reserve();
-  StartBlock* start = nullptr;
-  try {
-    start = message.place(child.id, StartKind::served_process);
-  } catch (...) {
-    table.cancel(child.id);
-    throw;
-  }
-  const std::string path = ensure_server();
+  child.id = message.id();
+  StartBlock* const start = message.place(StartKind::served_process);
+  const std::optional<Announced> server = ensure_server();
+  if (!server) return std::nullopt;
   Descriptor connection = new_socket();
-  if (!connect_to(connection.get(), path)) return std::nullopt;
+  if (!connect_to(connection.get(), server->path)) {
+    forget(*server);
+    return std::nullopt;
+  }
   Descriptor folder = working_folder();
   std::optional<StartReply> answer;
   if (send_request(connection.get(), request_for(start, daemon), folder.get())) {
-    try {
-      wait_for_reply(connection.get(), child.id);
-    } catch (...) {  // it is revoked: the server will find nobody to fork for
-      message.take_back();
-      shm::reap(child.id);
-      throw;
-    }
+    wait_for_reply(connection.get(), child.id);  // throws: the server will find nobody to fork for
     folder.reset();
     answer = receive_reply(connection.get(), child.pidfd);
   }
   if (answer && answer->pid <= 0) {
-    message.take_back();
-    table.cancel(child.id);
     throw std::system_error(answer->error, std::generic_category(),
                             "the fork server, starting a child process");
   }
   if (!answer) {
     // A child that has adopted its id answers before all else, so this one is dead. The message
     // waits with it for the next.
-    if (!table.revoke(child.id)) table.mark_dead(child.id, shm::kUnknownStatus);
+    if (!shm::ProcessTable::instance().revoke(child.id)) {
+      shm::ProcessTable::instance().mark_dead(child.id, shm::kUnknownStatus);
+    }
     return std::nullopt;
   }
   message.hand_over();
@@ -348,6 +360,7 @@ ServedChild start_by_server(SpawnMessage& message, bool daemon) {
     if (const std::optional<ServedChild> child = ask(message, daemon)) return *child;
     // Its end is on its way: to the table of processes, or to the note.
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    message.readdress();
   }
   throw std::system_error(ECONNREFUSED, std::generic_category(),
                           "start of a process: every fork server dies while it is asked");

@@ -169,6 +169,7 @@ void Process::start() {
   std::unique_ptr<runtime::SpawnMessage> message;
   if (method != "fork") {
     message = runtime::describe_child(*record_, method, parent, binding);
+    const shm::InMessage counted = message->encoding();
     runtime::SpawnedProcess::encode(message->writer(), *this);
   }
   if (method == "fork") runtime::check_fork();
@@ -178,8 +179,8 @@ void Process::start() {
   if (served) {
     child = runtime::start_by_server(*message, record_->daemon);
   } else {
-    child.id = shm::ProcessTable::instance().reserve();
-    child.pid = message ? message->send(child.id) : fork_child(child.id, parent, binding);
+    child.id = message ? message->id() : shm::ProcessTable::instance().reserve();
+    child.pid = message ? message->send() : fork_child(child.id, parent, binding);
     spare.release();
     child.pidfd = open_sentinel(child.pid, child.id);
   }

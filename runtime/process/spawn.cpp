@@ -27,6 +27,7 @@
 #include "runtime/process/process_record.hpp"
 #include "shm/arena.hpp"
 #include "shm/reaper.hpp"
+#include "shm/ref_table.hpp"
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): not in every <unistd.h>
 
@@ -152,111 +153,124 @@ void throw_no_serialize(const std::type_info& type) {
                   "and load()");
 }
 
-SpawnMessage::SpawnMessage() : creator_(::getpid()) {}
-
-SpawnMessage::~SpawnMessage() {
-  if (::getpid() != creator_) return;
-  if (start_ != nullptr) {  // of a child that died before it took it
-    const shm::ProcessId dead = start_->id.load(std::memory_order_relaxed);  // this process set it
-    take_back();
-    shm::reap(dead);
-  }
-  content_.revert(0);
-}
-
-StartBlock* SpawnMessage::place(shm::ProcessId id, StartKind kind) {
+SpawnMessage::SpawnMessage() : id_(shm::ProcessTable::instance().reserve()), creator_(::getpid()) {
   shm::ProcessTable& table = shm::ProcessTable::instance();
-  table.set_heir(id, shm::self());
-  if (start_ != nullptr) return move_to(id);
-  std::vector<KeptReference> kept;
-  kept.reserve(content_.kept_count());
-  content_.each_kept([&kept](std::size_t offset, wire::Writer::Drop drop, wire::Writer::Holds) {
-    kept.push_back({offset, function_id(reinterpret_cast<AnyFunction>(drop)), 0});
-  });
   shm::Arena& arena = shm::Arena::instance();
-  const std::size_t list = list_offset(content_.size());
-  const std::size_t list_bytes = kept.size() * sizeof(KeptReference);
-  void* const block = arena.allocate(sizeof(StartBlock));
-  std::byte* payload = nullptr;
+  void* block = nullptr;
   try {
-    payload = static_cast<std::byte*>(arena.allocate(list + list_bytes));
+    block = arena.allocate(sizeof(StartBlock));
   } catch (...) {
-    arena.deallocate(block);
+    table.cancel(id_);
     throw;
   }
+  start_ = ::new (block) StartBlock{StartBlock::kMagic, id_, {}, nullptr, 0, 0, {}, id_};
+  arena.give(block, id_);
+  table.set_heir(id_, shm::self());
+  table.note_messages();
+  // MESSAGE of a process: release, to the acquire of its reaper
+  table.message_of(id_).store(reinterpret_cast<std::uint64_t>(block), std::memory_order_release);
+}
+
+SpawnMessage::~SpawnMessage() {
+  if (id_ == shm::kNobody || ::getpid() != creator_) return;
+  take_back();
+  {
+    const shm::InMessage counted = encoding();
+    content_.revert(0);
+  }
+  shm::reap(id_);
+}
+
+StartBlock* SpawnMessage::place(StartKind kind) {
+  if (start_->payload != nullptr) return start_;
+  std::vector<KeptReference> kept;
+  kept.reserve(content_.kept_count());
+  content_.each_kept([&](std::size_t offset, wire::Writer::Drop drop, wire::Writer::Holds holds) {
+    kept.push_back({offset, function_id(reinterpret_cast<AnyFunction>(drop)),
+                    holds == wire::Writer::Holds::block ? block_bytes_at(offset) : 0});
+  });
+  const std::size_t list = list_offset(content_.size());
+  const std::size_t list_bytes = kept.size() * sizeof(KeptReference);
+  auto* const payload = static_cast<std::byte*>(shm::allocate(list + list_bytes));
   std::memcpy(payload, content_.data(), content_.size());
   if (!kept.empty()) std::memcpy(payload + list, kept.data(), list_bytes);
-  start_ = ::new (block)
-      StartBlock{StartBlock::kMagic, id, kind, payload, content_.size(), kept.size(), {}};
-  table.note_messages();
-  give_all(shm::self(), id);
-  // MESSAGE of a process: release, to the acquire of its reaper
-  table.message_of(id).store(reinterpret_cast<std::uint64_t>(block), std::memory_order_release);
+  start_->kind = kind;
+  start_->content_bytes = content_.size();
+  start_->kept_count = kept.size();
+  give_parts(shm::self(), id_);
+  shm::Arena::instance().give(payload, id_);
+  // PAYLOAD message: release, to the acquire of a reaper (spawn_child.cpp), who drops what it lists
+  std::atomic_ref<void*>(start_->payload).store(payload, std::memory_order_release);
   return start_;
 }
 
 // At every step one of the two, or none, finds its id in the block and the block in the arena.
-StartBlock* SpawnMessage::move_to(shm::ProcessId id) noexcept {
+void SpawnMessage::readdress() {
   shm::ProcessTable& table = shm::ProcessTable::instance();
-  const shm::ProcessId before = start_->id.load(std::memory_order_relaxed);  // this process set it
-  give_all(before, shm::kNobody);
+  const shm::ProcessId before = id_;
+  const shm::ProcessId id = table.reserve();
+  try {
+    // The former child's go with it; what that had inherited besides, the next one has as well.
+    shm::RefTable::of(id).copy(shm::RefTable::of(before), id);
+  } catch (...) {
+    shm::reap(id);
+    throw;
+  }
+  table.set_heir(id, shm::self());
+  give_parts(before, shm::kNobody);
+  shm::Arena::instance().give(start_->payload, before, shm::kNobody);
   // MESSAGE of a process: release, as in place()
   table.message_of(id).store(reinterpret_cast<std::uint64_t>(start_), std::memory_order_release);
   // MESSAGE of a process: release, the other word before
   start_->id.store(id, std::memory_order_release);
   // relaxed: from here on the former child's reaper leaves the message alone
   table.message_of(before).store(0, std::memory_order_relaxed);
-  give_all(shm::kNobody, id);
+  give_parts(shm::kNobody, id);
+  shm::Arena::instance().give(start_->payload, shm::kNobody, id);
+  id_ = id;
   shm::reap(before);
-  return start_;
 }
 
+// Undoes place(): there is no such child, and its id is not reaped yet.
 void SpawnMessage::take_back() noexcept {
   StartBlock* const start = std::exchange(start_, nullptr);
   if (start == nullptr) return;
-  // relaxed, both: nobody else looks while this process, the heir, lives
-  const shm::ProcessId id = start->id.load(std::memory_order_relaxed);
-  shm::ProcessTable::instance().message_of(id).store(0, std::memory_order_relaxed);
-  give_copies(id, shm::self());
-  shm::deallocate(start->payload);
+  // relaxed: nobody else looks while this process, the heir, lives
+  shm::ProcessTable::instance().message_of(id_).store(0, std::memory_order_relaxed);
+  if (start->payload != nullptr) shm::deallocate(start->payload);
   shm::deallocate(start);
 }
 
 void SpawnMessage::hand_over() noexcept {
   start_ = nullptr;
+  id_ = shm::kNobody;
   content_.clear();
 }
 
-void SpawnMessage::give_all(shm::ProcessId from, shm::ProcessId to) noexcept {
+std::uint32_t SpawnMessage::block_bytes_at(std::size_t offset) const noexcept {
+  const void* block = nullptr;
+  std::memcpy(&block, content_.data() + offset, sizeof block);
+  for (const shm::MessageBlock& one : blocks_) {
+    if (one.begin == block) return static_cast<std::uint32_t>(one.bytes);
+  }
+  return 0;
+}
+
+// What was there before the payload.
+void SpawnMessage::give_parts(shm::ProcessId from, shm::ProcessId to) noexcept {
   shm::Arena& arena = shm::Arena::instance();
   arena.give(start_, from, to);
-  arena.give(start_->payload, from, to);
-  give_copies(from, to);
+  for (const shm::MessageBlock& one : blocks_) arena.give(const_cast<void*>(one.begin), from, to);
 }
 
-void SpawnMessage::give_copies(shm::ProcessId from, shm::ProcessId to) noexcept {
-  content_.each_kept([&](std::size_t offset, wire::Writer::Drop, wire::Writer::Holds holds) {
-    if (holds != wire::Writer::Holds::block) return;
-    void* block = nullptr;
-    std::memcpy(&block, content_.data() + offset, sizeof block);
-    shm::Arena::instance().give(block, from, to);
-  });
-}
-
-pid_t SpawnMessage::send(shm::ProcessId id, StartKind kind, int inherited) {
-  try {
-    const Preparations prepared(shm::Arena::instance().fd(), inherited);
-    place(id, kind);
-    flush_std_streams();
-    const pid_t pid = execute(prepared, program_file(), spawn_argument(start_));
-    shm::ProcessTable::instance().entrust(id, pid);
-    hand_over();
-    return pid;
-  } catch (...) {
-    take_back();
-    shm::ProcessTable::instance().cancel(id);
-    throw;
-  }
+pid_t SpawnMessage::send(StartKind kind, int inherited) {
+  const Preparations prepared(shm::Arena::instance().fd(), inherited);
+  place(kind);
+  flush_std_streams();
+  const pid_t pid = execute(prepared, program_file(), spawn_argument(start_));
+  shm::ProcessTable::instance().entrust(id_, pid);
+  hand_over();
+  return pid;
 }
 
 std::unique_ptr<SpawnMessage> describe_child(const ProcessRecord& record, const std::string& method,

@@ -6,19 +6,24 @@
 // initialiser of the program it maps the arena and takes its place in the process table;
 // freeze_support() then decodes and runs. From there on it is a child like any other (child.hpp).
 //
-//     parent  encode -> reserve id -> StartBlock, payload and copies of callables (given to the
-//             id) -> noted as the id's message -> posix_spawn -> reservation entrusted to the pid
+//     parent  reserve id -> StartBlock (given to the id), noted as the id's message -> encode ->
+//             payload and copies of callables (given to the id), noted in the StartBlock ->
+//             posix_spawn -> reservation entrusted to the pid
 //     child   attach arena -> adopt id (too late: it ends) -> ... main -> freeze_support: decode,
 //             give the references back one by one, forget the message, run
 //
 // Invariants
 // 1. The message keeps the references inside (handles, copies of callables); the child borrows
-//    them. They are the child's id's from the moment the message is noted in the process table:
-//    from then on the child gives them back when it has its own, or its reaper does (reap() calls
-//    settle_message()), and the parent has nothing to do with them.
+//    them. Those to objects are counted for the child's id from the moment they are made
+//    (shm/message_scope.hpp), so they count only while that is a reservation of a living process or
+//    a living child, and are dropped with what else the id holds. The numbers of descriptors say
+//    of which message they are. What else it keeps is the id's from the moment the payload is
+//    noted: from then on the child gives all of it back when it has its own, or its reaper does
+//    (reap() calls settle_message()), and the parent has nothing to do with it.
 // 2. `dropped` goes up before a reference is given back, by the one process that has the right to:
-//    the child, which nobody reaps while it lives, or the one reaper. So none is given back twice,
-//    and the one in hand at a death in there is lost until the program ends.
+//    the child, which nobody reaps while it lives, or the one reaper. So none is given back twice.
+//    One that is in hand at a death in there is dropped with the id's others, but for the hold of a
+//    proxy's parcel at its server: that stays until its maker ends.
 // 3. StartBlock, payload and copies belong to the child's id from before it exists. Without an
 //    adopted id the child reads nothing of them: adoption and the end of a reservation race for one
 //    word of the process table.
@@ -26,8 +31,9 @@
 //    a main() without that call would start itself for ever.
 //
 // What happens when a process dies between any two steps:
-//   parent, before the message is noted: blocks are swept with it or the reservation; the
-//     references of what was encoded so far (microseconds) stay until the program ends.
+//   parent, before the payload is noted: blocks are swept with it or the reservation, whose
+//     references to objects are dropped, and its descriptors; holds of parcels that were encoded so
+//     far (microseconds) stay until their makers end.
 //   parent, behind that, before the child adopts its id: whoever looks first decides. A reaper
 //     (below) that finds the reservation's maker dead gives the references back, and the child, if
 //     there is one, ends at once. Once it is entrusted to the child's pid, and to a child that has
@@ -42,8 +48,8 @@
 //     process left there is no arena.
 //   the reaper, in the middle: the next one goes on behind `dropped`.
 //   the fork server with its child to be, while the parent lives: that puts the message under the
-//     next child's id. Meanwhile blocks are nobody's and both ids name the message; `id` in it says
-//     whose reaper may touch it.
+//     next child's id. Meanwhile both count its references, blocks are nobody's and both ids name
+//     the message; `id` in it says whose reaper may touch it.
 #pragma once
 
 #include <sys/types.h>
@@ -62,6 +68,7 @@
 
 #include "runtime/base/fd_bag.hpp"
 #include "runtime/process/child.hpp"
+#include "shm/message_scope.hpp"
 #include "shm/process_table.hpp"
 
 namespace millrace::runtime {
@@ -102,17 +109,18 @@ struct StartBlock {
   std::uint64_t magic;
   std::atomic<shm::ProcessId> id;  // whose reaper gives the references back
   StartKind kind;
-  void* payload;                // `kept_count` KeptReferences behind the content, 8-byte aligned
+  void* payload;  // `kept_count` KeptReferences behind the content, 8-byte aligned; null: not yet
   std::uint64_t content_bytes;  // of the payload
   std::uint64_t kept_count;
   std::atomic<std::uint64_t> dropped;  // of the references, those given back or about to be
+  shm::ProcessId first_id;             // as which its descriptors were put into the bag
 };
 
 /// A reference that a message owns.
 struct KeptReference {
-  std::uint64_t offset;  // in the content
-  FunctionId drop;       // a wire::Writer::Drop
-  std::uint32_t unused;
+  std::uint64_t offset;       // in the content
+  FunctionId drop;            // a wire::Writer::Drop
+  std::uint32_t block_bytes;  // of the block that it is the address of, in which handles may lie
 };
 
 /// Where the list of references is in a payload.
@@ -122,36 +130,44 @@ constexpr std::size_t list_offset(std::size_t content_bytes) noexcept {
 }
 
 /// The parent's side of one message, while start() runs. Destroying one that was not handed over
-/// gives the references back; in a forked copy of the parent that does nothing.
+/// gives the references and the id back; in a forked copy of the parent that does nothing.
 class SpawnMessage {
  public:
+  /// Takes an id for the child. Throws std::system_error: EAGAIN as ProcessTable::reserve(),
+  /// ENOMEM.
   SpawnMessage();
   SpawnMessage(const SpawnMessage&) = delete;
   SpawnMessage& operator=(const SpawnMessage&) = delete;
   ~SpawnMessage();
 
+  [[nodiscard]] shm::ProcessId id() const noexcept { return id_; }
   [[nodiscard]] wire::Writer& writer() noexcept { return content_; }
-  /// Starts the program with this message as child `id`. Returns its pid. `inherited`, above 4, is
-  /// its descriptor 4. Throws std::system_error naming the program when the system refuses, and
-  /// gives `id` back.
-  pid_t send(shm::ProcessId id, StartKind kind = StartKind::process, int inherited = -1);
-  /// Puts it into the arena, as child `id`'s. One that was another child's, who is dead, becomes
-  /// this one's, and that one is reaped. Throws std::system_error when there is no room,
-  /// std::runtime_error when a reference cannot be given back by other processes (function.hpp).
-  StartBlock* place(shm::ProcessId id, StartKind kind);
-  /// Undoes place(): there is no such child, and its id is not reaped yet.
-  void take_back() noexcept;
+  /// While it lives this thread encodes what references are in, and nothing that goes elsewhere.
+  [[nodiscard]] shm::InMessage encoding() noexcept { return {id_, blocks_}; }
+  /// Starts the program with this message, and hands it over. Returns the child's pid. `inherited`,
+  /// above 4, is its descriptor 4. Throws std::system_error naming the program when the system
+  /// refuses.
+  pid_t send(StartKind kind = StartKind::process, int inherited = -1);
+  /// Puts what was encoded into the arena, unless it is there. Throws std::system_error when there
+  /// is no room, std::runtime_error when a reference cannot be given back by other processes
+  /// (function.hpp).
+  StartBlock* place(StartKind kind);
+  /// Of one that is placed: its child is dead, and reaped; it becomes another's. Throws as the
+  /// constructor.
+  void readdress();
   /// The child exists: it, or its reaper, sees to the references.
   void hand_over() noexcept;
 
  private:
-  StartBlock* move_to(shm::ProcessId id) noexcept;
-  void give_all(shm::ProcessId from, shm::ProcessId to) noexcept;
-  void give_copies(shm::ProcessId from, shm::ProcessId to) noexcept;
+  void take_back() noexcept;
+  [[nodiscard]] std::uint32_t block_bytes_at(std::size_t offset) const noexcept;
+  void give_parts(shm::ProcessId from, shm::ProcessId to) noexcept;
 
+  shm::ProcessId id_;  // kNobody: handed over
   wire::Writer content_;
+  std::vector<shm::MessageBlock> blocks_;  // copies of callables
   pid_t creator_;
-  StartBlock* start_ = nullptr;  // in the arena
+  StartBlock* start_;  // in the arena
 };
 
 /// What of a Process goes to its child, and back.

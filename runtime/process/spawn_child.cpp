@@ -59,6 +59,18 @@ bool readable(const void* payload, std::uint64_t bytes) noexcept {
          bytes <= static_cast<std::size_t>(arena.base() + arena.size() - at);
 }
 
+// The head of a message, that may have no payload yet.
+bool is_start(const StartBlock* start) noexcept {
+  return reinterpret_cast<std::uintptr_t>(start) % alignof(StartBlock) == 0 &&
+         readable(start, sizeof *start) && start->magic == StartBlock::kMagic;
+}
+
+bool has_payload(const StartBlock& start) noexcept {
+  // PAYLOAD message: acquire, what it lists; see spawn.cpp
+  return std::atomic_ref<void*>(const_cast<void*&>(start.payload))
+             .load(std::memory_order_acquire) != nullptr;
+}
+
 // "id-offset", both hexadecimal.
 bool parse_argument(std::string_view text, shm::ProcessId& id, std::size_t& offset) {
   const char* const end = text.data() + text.size();
@@ -139,11 +151,24 @@ RecordPtr become_described(ChildDescription child, bool served) {
 // The child has its own references, or is dead. The message is forgotten before its memory is given
 // back.
 void drop_message(StartBlock& start, shm::ProcessId child) noexcept {
-  settle_message(start);
+  const bool complete = start.payload != nullptr;  // else its maker was killed before
+  if (complete) settle_message(start);
+  // What was in hand when somebody died in there, or never came to be listed.
+  if (child != shm::self()) discard_fds_of_message(start.first_id);
   // relaxed: read by the reaper of this process, or the next one of the child
   shm::ProcessTable::instance().message_of(child).store(0, std::memory_order_relaxed);
-  shm::deallocate(start.payload);
+  if (complete) shm::deallocate(start.payload);
   shm::deallocate(&start);
+}
+
+// Of a reference that is the address of a block.
+shm::MessageBlock block_of(const StartBlock& start, const KeptReference& kept) noexcept {
+  shm::MessageBlock block;
+  if (kept.block_bytes == 0) return block;
+  std::memcpy(&block.begin, static_cast<std::byte*>(start.payload) + kept.offset,
+              sizeof block.begin);
+  block.bytes = kept.block_bytes;
+  return block;
 }
 
 // What drops one of the message's references; null for what is no reference.
@@ -159,8 +184,9 @@ wire::Writer::Drop drop_of(const StartBlock& start, const KeptReference& kept) n
 // For the reaper of `dead`.
 void drop_left_message(shm::ProcessId dead, void* message) noexcept {
   auto* const start = static_cast<StartBlock*>(message);
+  const bool whole = is_start(start) && (!has_payload(*start) || valid_start(start));
   // MESSAGE of a process: acquire, see spawn.cpp; one that is put under another id is that one's
-  if (!valid_start(start) || start->id.load(std::memory_order_acquire) != dead) return;
+  if (!whole || start->id.load(std::memory_order_acquire) != dead) return;
   drop_message(*start, dead);
 }
 
@@ -189,9 +215,8 @@ void run_message(void* argument) {
 }  // namespace
 
 bool valid_start(const StartBlock* start) noexcept {
-  return reinterpret_cast<std::uintptr_t>(start) % alignof(StartBlock) == 0 &&
-         readable(start, sizeof *start) && start->magic == StartBlock::kMagic &&
-         start->content_bytes <= shm::kArenaLargest && start->kept_count <= shm::kArenaLargest &&
+  return is_start(start) && has_payload(*start) && start->content_bytes <= shm::kArenaLargest &&
+         start->kept_count <= shm::kArenaLargest &&
          readable(start->payload,
                   list_offset(start->content_bytes) + start->kept_count * sizeof(KeptReference));
 }
@@ -201,12 +226,17 @@ void settle_message(StartBlock& start) noexcept {
   const std::byte* const list = payload + list_offset(start.content_bytes);
   // DROP reference: acquire, what a reaper that died in here had done
   std::uint64_t next = start.dropped.load(std::memory_order_acquire);
+  // relaxed: of a process that does not change any more
+  const shm::ProcessId id = start.id.load(std::memory_order_relaxed);
   while (next < start.kept_count) {
     KeptReference kept{};
     std::memcpy(&kept, list + next * sizeof kept, sizeof kept);
     // DROP reference: release. Before it is given back, so that nobody does it again.
     start.dropped.store(++next, std::memory_order_release);
-    if (const wire::Writer::Drop drop = drop_of(start, kept)) drop(payload + kept.offset);
+    if (const wire::Writer::Drop drop = drop_of(start, kept)) {
+      const shm::InMessage counted(id, block_of(start, kept));
+      drop(payload + kept.offset);
+    }
   }
 }
 

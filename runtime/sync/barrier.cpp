@@ -10,6 +10,7 @@
 
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/sync/synchronize.hpp"
+#include "shm/message_scope.hpp"
 
 namespace millrace {
 namespace {
@@ -72,6 +73,7 @@ shm::ObjectRef make_barrier(int parties, Timeout timeout, const BarrierAction& a
   auto* head = static_cast<ActionHead*>(kept.payload());
   *head = {action.runner, bytes, timeout.infinite() ? -1 : timeout.duration().count()};
   if (bytes != 0) std::memcpy(head + 1, action.content->data(), bytes);
+  const shm::OutsideMessage outside;  // the reference is the barrier's
   shm::depart_object(kept.payload());
   barrier.set_action(reinterpret_cast<std::uint64_t>(kept.payload()));
   return made;
