@@ -91,7 +91,9 @@ TEST_P(ManagerOwnFork, AForkedChildCallsThemAtTheServer) {
 // Forked children hold what they inherit before they call it, and their children too. X07
 TEST_P(ManagerOwnFork, ItsParentMayDropWhatAChildHasNotCalledYet) {
   const Event dropped;
+  const ListProxy other = client_->list();
   std::optional<ListProxy> own(own_list());
+  EXPECT_EQ(other.size(), 0U);  // the reply that named it is forgotten
   Process child([&own, &dropped] {
     Process grandchild([&own, &dropped] {
       dropped.wait();
@@ -125,8 +127,10 @@ TEST_P(ManagerOwnFork, WhatADeadChildInheritedGoesX07) {
   std::thread serving([&] { server.serve_forever(); });
   SyncManager client({.address = server.address(), .authkey = kKey});
   client.connect();
+  const ListProxy other = client.list();
   std::optional own(client.list({client.create("Counted")}).at(0).as<BaseProxy>());
-  EXPECT_EQ(client.number_of_objects(), 0U);
+  EXPECT_EQ(other.size(), 0U);  // as above
+  EXPECT_EQ(client.number_of_objects(), 1U);
   const Event dropped;
   Process child([&dropped] {
     dropped.wait();
