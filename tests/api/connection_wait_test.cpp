@@ -222,7 +222,7 @@ TEST_F(ConnectionWaitTest, ProcessesThatAskForFilenoAtOnceAreAllTold) {  // N03
   ::munmap(memory, sizeof(Count));
 }
 
-TEST_F(ConnectionWaitTest, WaitServesFourChildren) {  // TestWait.test_wait
+TEST_F(ConnectionWaitTest, WaitServesFourChildren) {  // L08: TestWait.test_wait
   std::vector<Connection> readers;
   std::vector<Process> processes;
   for (int i = 0; i < 4; ++i) {
@@ -253,7 +253,7 @@ TEST_F(ConnectionWaitTest, WaitServesFourChildren) {  // TestWait.test_wait
   for (Process& p : processes) p.join();
 }
 
-TEST_F(ConnectionWaitTest, WaitEndsAtItsTimeout) {  // TestWait.test_wait_timeout
+TEST_F(ConnectionWaitTest, WaitEndsAtItsTimeout) {  // L08: TestWait.test_wait_timeout
   auto [a, b] = Pipe();
   const auto start = std::chrono::steady_clock::now();
   EXPECT_TRUE(connection::wait({a, b}, 30ms).empty());
@@ -267,7 +267,7 @@ TEST_F(ConnectionWaitTest, WaitEndsAtItsTimeout) {  // TestWait.test_wait_timeou
   EXPECT_FALSE(ready[0] == b);
 }
 
-TEST_F(ConnectionWaitTest, WaitMixesConnectionsSentinelsAndDescriptors) {  // test_wait_integer
+TEST_F(ConnectionWaitTest, WaitMixesConnectionsSentinelsAndDescriptors) {  // L08: test_wait_integer
   auto [a, b] = Pipe();
   int ends[2];
   ASSERT_EQ(::pipe(ends), 0);

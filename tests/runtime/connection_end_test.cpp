@@ -323,7 +323,7 @@ TEST_F(PipeBell, WaitHearsOthersBesideAStoppedMakerAndEndsAtItsTimeout) {
   EXPECT_EQ(connection::wait({end}).size(), 1U);
 }
 
-TEST_F(PipeBell, PollAnswersBesideAReaderThatIsStoppedInItsTurn) {
+TEST_F(PipeBell, PollAnswersBesideAReaderThatIsStoppedInItsTurn) {  // N05
   BarePipe pipe;
   runtime::FrameBuffer frame;
   const auto receive = [&] { pipe.receiver().receive(frame, 100); };
