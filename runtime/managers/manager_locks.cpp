@@ -6,6 +6,7 @@
 #include "runtime/managers/manager_locks.hpp"
 
 #include <cmath>
+#include <limits>
 #include <millrace/synchronize.hpp>
 #include <stdexcept>
 
@@ -176,6 +177,9 @@ class SemaphoreReferent final : public TableReferent<SemaphoreReferent> {
     if (count < 1) throw ValueError("n must be one or more");
     const Guard guard(*monitor_);
     if (bounded_ && count > limit_ - value_) throw ValueError("Semaphore released too many times");
+    if (count > std::numeric_limits<std::int64_t>::max() - value_) {
+      throw OverflowError("a Semaphore's value beyond 64 bits");
+    }
     value_ += count;
     forget(call.caller.client().id, count);
     monitor_->changed();

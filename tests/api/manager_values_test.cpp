@@ -108,6 +108,10 @@ TEST_F(ManagerValues, TimeoutsThatAreNoneAreRefusedOrOverG13) {
   EXPECT_EQ(lock.call("acquire", true, -1), Object(true)) << "without limit";
   const auto semaphore = manager.Semaphore(0);
   EXPECT_EQ(semaphore.call("acquire", true, -1), Object(false)) << "at once, other than a Lock";
+  const auto most = std::numeric_limits<std::int64_t>::max();
+  semaphore.release();
+  EXPECT_THROW(semaphore.call("release", most), OverflowError);
+  EXPECT_TRUE(semaphore.try_acquire());
 }
 
 }  // namespace

@@ -239,6 +239,16 @@ def check_nesting(m):
     equal(dicts["z"], 8)
 
 
+def check_pool(m):
+    raises(RemoteError, m.Pool, 0)
+    p = m.Pool(1)
+    raises(RemoteError, p.apply, abs, (-1,))  # Python's code means nothing there
+    raises(ValueError, p.join)
+    p.close()
+    p.join()
+    p.terminate()
+
+
 class Custom(BaseManager):
     pass
 
@@ -267,7 +277,8 @@ def main():
     multiprocessing.current_process().authkey = KEY  # proxies inside values are told no key
     m = SyncManager(address=address, authkey=KEY)
     m.connect()
-    checks = (check_list, check_dict, check_values, check_locks, check_queue, check_nesting)
+    checks = (check_list, check_dict, check_values, check_locks, check_pool, check_queue,
+              check_nesting)
     for check in checks[-2:] if host else checks:  # over TCP each connection costs CPython 40 ms
         check(m)
     check_custom(address)

@@ -185,7 +185,7 @@ void use_values(SyncManager& manager) {
   EXPECT_THROW(array[2] = 1.0, IndexError);
   EXPECT_THROW(array[0] = "x", TypeError);
   EXPECT_EQ(manager.Array('u', {"a", "ü"}).getvalue(), Object(List{"a", "ü"}));
-  EXPECT_THROW(manager.Array('b', {200}), RemoteError);
+  EXPECT_THROW(static_cast<void>(manager.Array('b', {200})), RemoteError);
 }
 
 void use_locks(SyncManager& manager) {
@@ -241,13 +241,21 @@ TEST_F(ManagerInteropTest, ProxiesUseAServerOfCPythons) {
   EXPECT_TRUE(queue.empty());
   EXPECT_EQ(queue.qsize(), 0U);
 
+  const auto pool = manager.Pool(1);
+  EXPECT_THROW(pool.apply([](int x) { return x; }, 1), TypeError) << "C++ code means nothing there";
+  pool.close();
+  pool.join();
+  EXPECT_THROW(manager.list().append(Maths()), TypeError);
+  EXPECT_THROW(static_cast<void>(manager.Barrier(1, [] {})), TypeError);
+  EXPECT_THROW(static_cast<void>(manager.set()), RemoteError) << "3.14's";
+
   auto maths = manager.create("Maths");
   EXPECT_EQ(maths.call<int>("add", 4, 3), 7);
   EXPECT_THROW(maths.call("fail"), RemoteError) << "a type that C++ does not know";
   EXPECT_THROW(maths.call("unpicklable"), RemoteError);
   EXPECT_THROW(maths.call("secret"), RemoteError);
   EXPECT_THROW(maths.call("add", 1), TypeError);
-  EXPECT_EQ(manager.number_of_objects(), 2U);
+  EXPECT_EQ(manager.number_of_objects(), 3U);
   EXPECT_NE(manager.debug_info().find("refcount=1"), std::string::npos);
 }
 
