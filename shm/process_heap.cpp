@@ -15,6 +15,7 @@
 
 #include "shm/arena.hpp"
 #include "shm/arena_header.hpp"
+#include "shm/immortal.hpp"
 #include "shm/memory_limits.hpp"
 #include "shm/process_table.hpp"
 
@@ -59,8 +60,8 @@ struct ProcessHeap {
 };
 
 ProcessHeap& process_heap() {
-  static ProcessHeap& heap = *new ProcessHeap;  // never destroyed: static containers may use it
-  return heap;
+  static Immortal<ProcessHeap> heap;  // static containers may use it
+  return *heap;
 }
 
 // The run that `block` lies in, nullptr when it is in none of a heap.

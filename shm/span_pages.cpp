@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "shm/memory_limits.hpp"
 #include "shm/nodes.hpp"
@@ -25,6 +26,15 @@ constexpr std::uint16_t kInterleave = 1 << 1;
 constexpr std::uint16_t kUnknown = 2 << 1;
 constexpr std::uint16_t kTagMask = 0xfffe;
 constexpr int kNodeTags = 16;  // tags from here on are nodes
+
+// How much memory there is, `unknown` when there is none left to ask with.
+std::uint64_t memory_or(std::uint64_t unknown) noexcept {
+  try {
+    return total_memory();
+  } catch (const std::bad_alloc&) {
+    return unknown;
+  }
+}
 
 std::uint16_t tag_of(const Placement& placement) noexcept {
   switch (placement.kind) {
@@ -168,7 +178,7 @@ std::size_t SpanTable::retained_spans() const noexcept {
   // A quarter of the memory, asked for once: enough for a program that makes and drops the same
   // arrays in a loop, not enough to starve others.
   static const std::size_t quarter =
-      static_cast<std::size_t>(std::min<std::uint64_t>(total_memory(), kTiB)) / 4 / kSpanBytes;
+      static_cast<std::size_t>(std::min(memory_or(kGiB), kTiB)) / 4 / kSpanBytes;
   return quarter;
 }
 

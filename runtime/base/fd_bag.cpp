@@ -17,6 +17,7 @@
 
 #include "runtime/base/fork_mutex.hpp"
 #include "shm/arena.hpp"
+#include "shm/immortal.hpp"
 #include "shm/message_scope.hpp"
 #include "shm/process_table.hpp"
 
@@ -39,8 +40,8 @@ struct Bag {
 };
 
 Bag& bag() {
-  static Bag& instance = *new Bag;
-  return instance;
+  static shm::Immortal<Bag> instance;
+  return *instance;
 }
 [[maybe_unused]] const Bag& g_made_before_threads = bag();
 

@@ -8,6 +8,7 @@
 
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/process/child.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace {
 namespace logging {
@@ -32,8 +33,8 @@ struct Output {
 };
 
 Output& output() {
-  static Output& instance = *new Output;
-  return instance;
+  static shm::Immortal<Output> instance;
+  return *instance;
 }
 [[maybe_unused]] const Output& g_made_before_threads = output();
 

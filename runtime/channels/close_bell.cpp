@@ -8,6 +8,7 @@
 
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/base/own_pid.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace::runtime {
 namespace {
@@ -19,8 +20,8 @@ struct Current {
 
 // Never destroyed: connections of static storage are.
 Current& current() {
-  static Current& instance = *new Current;
-  return instance;
+  static shm::Immortal<Current> instance;
+  return *instance;
 }
 
 }  // namespace

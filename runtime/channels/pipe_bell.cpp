@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "runtime/base/own_pid.hpp"
+#include "shm/immortal.hpp"
 #include "shm/process_table.hpp"
 
 namespace millrace::runtime {
@@ -42,9 +43,9 @@ Bell* g_waited_on = nullptr;  // with bell_mutex()
 
 ForkMutex& bell_mutex() {
   // own_pid() first: its hook has run in the child when share_all() asks it.
-  static ForkMutex& mutex = ((void)own_pid(), run_after_fork_in_child(&Bell::share_all),
-                             *new ForkMutex(ForkMutex::Level::names));
-  return mutex;
+  static shm::Immortal<ForkMutex> mutex(
+      ((void)own_pid(), run_after_fork_in_child(&Bell::share_all), ForkMutex::Level::names));
+  return *mutex;
 }
 
 Bell::~Bell() {

@@ -37,6 +37,7 @@
 #include "runtime/process/exit.hpp"
 #include "runtime/process/process_record.hpp"
 #include "shm/fork_hooks.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace::runtime {
 namespace {
@@ -50,15 +51,15 @@ struct Naming {
 
 // Never destroyed: exit handlers and other threads may ask for the name until the very end.
 Naming& naming() {
-  static Naming& instance = *new Naming;
-  return instance;
+  static shm::Immortal<Naming> instance;
+  return *instance;
 }
 [[maybe_unused]] const Naming& g_made_before_threads = naming();
 
 // The mask of the thread that forked this process; written in the child, while it has one thread.
 AffinityMask& inherited_mask() {
-  static AffinityMask& instance = *new AffinityMask;
-  return instance;
+  static shm::Immortal<AffinityMask> instance;
+  return *instance;
 }
 [[maybe_unused]] AffinityMask& g_made_before_forks = inherited_mask();
 

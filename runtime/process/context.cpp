@@ -6,6 +6,7 @@
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/process/context_state.hpp"
 #include "sched/quota.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace {
 
@@ -35,8 +36,8 @@ struct Settings {
 
 // Never destroyed: exit handlers may start processes.
 Settings& settings() {
-  static Settings& instance = *new Settings;
-  return instance;
+  static shm::Immortal<Settings> instance;
+  return *instance;
 }
 [[maybe_unused]] const Settings& g_made_before_threads = settings();
 

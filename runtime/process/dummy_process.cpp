@@ -19,6 +19,7 @@
 #include "runtime/base/exceptions.hpp"
 #include "runtime/base/throw_trace.hpp"
 #include "runtime/process/child.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace::dummy {
 namespace {
@@ -41,8 +42,8 @@ struct Threads {
 
 // Never destroyed: threads use it until the very end.
 Threads& threads() {
-  static Threads& instance = *new Threads;
-  return instance;
+  static shm::Immortal<Threads> instance;
+  return *instance;
 }
 
 }  // namespace

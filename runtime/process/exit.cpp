@@ -17,6 +17,7 @@
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/process_record.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace {
 namespace runtime {
@@ -31,8 +32,8 @@ struct Finalizers {
 
 // Never destroyed: the exit sequence runs among the destructors of static objects.
 Finalizers& finalizers() {
-  static Finalizers& instance = *new Finalizers;
-  return instance;
+  static shm::Immortal<Finalizers> instance;
+  return *instance;
 }
 
 // Set by the thread that runs the sequence; relaxed: exchange alone decides who does.

@@ -24,6 +24,7 @@
 #include "runtime/process/fork_server.hpp"
 #include "runtime/process/spawn.hpp"
 #include "shm/fork_hooks.hpp"
+#include "shm/immortal.hpp"
 #include "shm/interrupt.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
@@ -65,8 +66,8 @@ struct Processes {
 
 // Never destroyed: exit handlers use it.
 Processes& processes() {
-  static Processes& instance = *new Processes;
-  return instance;
+  static shm::Immortal<Processes> instance;
+  return *instance;
 }
 
 // In the child of any fork(), also a user's own: it has no children yet, and its parent's sentinels

@@ -20,6 +20,7 @@
 #include "runtime/segments/segment.hpp"
 #include "runtime/sync/synchronize.hpp"
 #include "shm/arena.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace {
 namespace {
@@ -49,8 +50,8 @@ struct Mappings {
 
 // Never destroyed: handles of static storage are.
 Mappings& mappings() {
-  static Mappings& instance = *new Mappings;
-  return instance;
+  static shm::Immortal<Mappings> instance;
+  return *instance;
 }
 [[maybe_unused]] const Mappings& g_made_before_threads = mappings();
 
