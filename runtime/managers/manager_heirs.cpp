@@ -15,14 +15,15 @@
 #include "runtime/base/descriptor.hpp"
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/managers/manager_server.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace::runtime {
 
 namespace {
 
 ForkMutex& heirlooms_mutex() {
-  static auto& mutex = *new ForkMutex(ForkMutex::Level::names);
-  return mutex;
+  static shm::Immortal<ForkMutex> mutex(ForkMutex::Level::names);
+  return *mutex;
 }
 Heirloom* g_first = nullptr;  // under heirlooms_mutex()
 

@@ -8,6 +8,7 @@
 #include "runtime/base/random.hpp"
 #include "runtime/managers/manager_server.hpp"
 #include "runtime/values/object_node.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace::runtime {
 
@@ -16,8 +17,8 @@ namespace {
 // The process whose servers these are: a forked child has none.
 std::atomic<pid_t> servers_process{0};
 ForkMutex& servers_mutex() {
-  static auto& mutex = *new ForkMutex(ForkMutex::Level::names);
-  return mutex;
+  static shm::Immortal<ForkMutex> mutex(ForkMutex::Level::names);
+  return *mutex;
 }
 std::vector<ManagerServer*>& servers() {  // under servers_mutex()
   static auto& all = *new std::vector<ManagerServer*>;

@@ -20,6 +20,7 @@
 #include "runtime/managers/manager_travel.hpp"
 #include "runtime/values/object_node.hpp"
 #include "runtime/values/pickle_handles.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace {
 
@@ -67,8 +68,8 @@ const ProxyType* type_of_class(std::string_view python_class) {
 
 // Of the links that states have in forked children.
 ForkMutex& childs_mutex() {
-  static auto& mutex = *new ForkMutex(ForkMutex::Level::names);
-  return mutex;
+  static shm::Immortal<ForkMutex> mutex(ForkMutex::Level::names);
+  return *mutex;
 }
 
 std::vector<std::string> names_in(const Object& names) {

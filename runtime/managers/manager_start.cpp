@@ -21,6 +21,7 @@
 #include "runtime/base/exceptions.hpp"
 #include "runtime/base/fd_bag.hpp"
 #include "runtime/managers/manager_service.hpp"
+#include "runtime/process/server_folder.hpp"
 
 namespace millrace::runtime {
 
@@ -134,6 +135,7 @@ connection::Address ServerStart::run() {
   } catch (...) {  // a server that nobody has heard of
     process_->kill();
     process_->join();
+    ServerFolder::remove_abandoned();
     throw;
   }
   wire::Reader in(all.data(), all.size());

@@ -4,6 +4,7 @@
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/base/own_pid.hpp"
 #include "runtime/managers/manager_proxy.hpp"
+#include "shm/immortal.hpp"
 
 namespace millrace::runtime {
 
@@ -11,10 +12,10 @@ namespace {
 
 // It lives as long as the process. A forked child begins with none: its copy may be half changed.
 ManagerServer& server_of_threads() {
-  static auto& mutex = *new ForkMutex(ForkMutex::Level::names);
+  static shm::Immortal<ForkMutex> mutex(ForkMutex::Level::names);
   static ManagerServer* server = nullptr;
   static pid_t maker = 0;
-  const std::scoped_lock guard(mutex);
+  const std::scoped_lock guard(*mutex);
   if (maker != own_pid()) {
     server = new ManagerServer(python_manager_types());
     maker = own_pid();

@@ -13,6 +13,7 @@
 #include "runtime/managers/manager_proxy.hpp"
 #include "runtime/managers/manager_session.hpp"
 #include "shm/arena.hpp"
+#include "shm/immortal.hpp"
 #include "shm/message_scope.hpp"
 
 namespace millrace::runtime {
@@ -30,8 +31,8 @@ thread_local bool g_by_name = false;
 
 // Of the parcels that states have.
 ForkMutex& parcels_mutex() {
-  static auto& mutex = *new ForkMutex(ForkMutex::Level::names);
-  return mutex;
+  static shm::Immortal<ForkMutex> mutex(ForkMutex::Level::names);
+  return *mutex;
 }
 
 // Token, class, names, and how to reach the server. A server's clients know how they reach it.

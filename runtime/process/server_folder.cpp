@@ -7,9 +7,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
+#include <new>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -21,13 +24,14 @@ namespace {
 
 constexpr std::string_view kPrefix = "millrace-server-";
 constexpr std::string_view kRandom = "XXXXXX";
+constexpr std::string_view kSocket = "/socket";
 constexpr int kTries = 16;  // somebody may take a new folder for an abandoned one
 
 // The folder for temporary files, if a socket's path below it is short enough for the kernel.
 std::string temporary_folder() {
   const char* const named = std::getenv("TMPDIR");
   const std::string folder = named != nullptr && *named == '/' ? named : "/tmp";
-  const std::size_t below = kPrefix.size() + kRandom.size() + std::string_view("//socket").size();
+  const std::size_t below = kPrefix.size() + kRandom.size() + kSocket.size() + 1;
   return folder.size() + below < sizeof(sockaddr_un::sun_path) ? folder : "/tmp";
 }
 
@@ -42,14 +46,14 @@ int lock_folder(int at, const char* name) noexcept {
   return -1;
 }
 
-void remove_abandoned(const std::string& parent) noexcept {
+void remove_abandoned_in(const std::string& parent) noexcept {
   DIR* const all = ::opendir(parent.c_str());
   if (all == nullptr) return;
   while (const dirent* const entry = ::readdir(all)) {
     if (std::string_view(entry->d_name).substr(0, kPrefix.size()) != kPrefix) continue;
     const int fd = lock_folder(::dirfd(all), entry->d_name);
     if (fd < 0) continue;
-    (void)::unlinkat(fd, "socket", 0);
+    (void)::unlinkat(fd, kSocket.data() + 1, 0);
     (void)::unlinkat(::dirfd(all), entry->d_name, AT_REMOVEDIR);
     ::close(fd);
   }
@@ -62,19 +66,23 @@ ServerFolder::ServerFolder() {
   const std::string parent = temporary_folder();
   // Once: a folder with many files takes long to read. relaxed: at worst two threads do.
   static std::atomic<pid_t> cleaner{0};
-  if (cleaner.exchange(own_pid(), std::memory_order_relaxed) != own_pid()) remove_abandoned(parent);
+  if (cleaner.exchange(own_pid(), std::memory_order_relaxed) != own_pid()) {
+    remove_abandoned_in(parent);
+  }
   for (int i = 0; i < kTries; ++i) {
-    path_ = parent + "/" + std::string(kPrefix) + std::string(kRandom);
-    if (::mkdtemp(path_.data()) == nullptr) {
+    std::string path = parent + "/" + std::string(kPrefix) + std::string(kRandom);
+    socket_.reserve(path.size() + kSocket.size());  // nothing can fail once the folder is there
+    if (::mkdtemp(path.data()) == nullptr) {
       throw std::system_error(
           errno, std::generic_category(),
           "a private folder in '" + parent + "'; let TMPDIR name one that can be written");
     }
     // The umask may have kept it from its own user. Locking finds out if that failed.
-    (void)::chmod(path_.c_str(), S_IRWXU);
-    lock_ = lock_folder(AT_FDCWD, path_.c_str());
+    (void)::chmod(path.c_str(), S_IRWXU);
+    socket_.assign(path).append(kSocket);
+    lock_ = lock_folder(AT_FDCWD, path.c_str());
     // Still there: whoever removes it as abandoned has locked it before.
-    if (lock_ >= 0 && ::access(path_.c_str(), X_OK) == 0) return;
+    if (lock_ >= 0 && ::access(path.c_str(), X_OK) == 0) return;
     let_go();
     remove();  // nobody's, whether it is still there or not
   }
@@ -82,8 +90,18 @@ ServerFolder::ServerFolder() {
 }
 
 void ServerFolder::remove(const std::string& socket) noexcept {
+  std::array<char, sizeof(sockaddr_un::sun_path)> folder{};
+  socket.copy(folder.data(), std::min(socket.rfind('/'), folder.size() - 1));
   (void)::unlink(socket.c_str());
-  (void)::rmdir(socket.substr(0, socket.rfind('/')).c_str());
+  (void)::rmdir(folder.data());
+}
+
+void ServerFolder::remove_abandoned() noexcept {
+  try {
+    remove_abandoned_in(temporary_folder());
+  } catch (const std::bad_alloc&) {  // the next one does
+    static_cast<void>(0);
+  }
 }
 
 void ServerFolder::let_go() noexcept {

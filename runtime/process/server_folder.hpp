@@ -19,16 +19,18 @@ class ServerFolder {
   ServerFolder& operator=(const ServerFolder&) = delete;
 
   /// Where the socket goes.
-  [[nodiscard]] std::string socket() const { return path_ + "/socket"; }
+  [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
   /// Removes folder and socket.
-  void remove() const noexcept { remove(socket()); }
+  void remove() const noexcept { remove(socket_); }
   /// The same of a server that has ended, by whoever knows its socket.
   static void remove(const std::string& socket) noexcept;
+  /// Removes what killed servers of this user have left.
+  static void remove_abandoned() noexcept;
   /// For a child of the server, and at its end: without the lock.
   void let_go() noexcept;
 
  private:
-  std::string path_;
+  std::string socket_;
   int lock_ = -1;
 };
 

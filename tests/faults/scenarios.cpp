@@ -117,7 +117,8 @@ void listener() {
   mp::connection::Listener server({.authkey = mp::Bytes("secret"),
                                  .handshake_timeout = 1s});
   mp::Process child([address = server.address()] {
-    mp::Connection out = mp::connection::Client(address, {.authkey = mp::Bytes("secret")});
+    mp::Connection out = mp::connection::Client(
+        address, {.authkey = mp::Bytes("secret"), .handshake_timeout = 1s});
     out.send(mp::List{1, "two"});
     out.recv();
   });
