@@ -1,8 +1,11 @@
 // What a program does with millrace, one use a run: for sweep.py, which lets each system call and
 // each allocation of it fail. Exit status 0: it worked; 3: it failed with an error that it prints.
+#include <execinfo.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -32,6 +35,13 @@ void require(bool holds, const char* what) {
     std::fprintf(stderr, "WRONG %s\n", what);
     std::_Exit(4);  // a wrong result is no error that was reported
   }
+}
+
+// What was not allowed to fail has failed: from where it was called.
+[[noreturn]] void tell_where() {
+  std::array<void*, 64> frames{};
+  ::backtrace_symbols_fd(frames.data(), ::backtrace(frames.data(), frames.size()), STDERR_FILENO);
+  std::abort();
 }
 
 // A child that failed has said why on stderr.
@@ -176,6 +186,7 @@ void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory
 void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 
 int main(int argc, char** argv) {
+  std::set_terminate(&tell_where);
   mp::freeze_support(argc, argv);
   if (argc != 2 || !kScenarios.contains(argv[1])) {
     for (const auto& [name, run] : kScenarios) std::puts(name.c_str());

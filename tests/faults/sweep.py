@@ -230,6 +230,8 @@ class Sweep:
             ends['worked' if came['status'] == 0 else 'said why' if came['status'] == 3 else 'ended'] += 1
             if complaints or self.args.verbose:
                 print(*case, came['status'], *complaints, '|', *came['why'][:1], flush=True)
+                if came['status'] == -signal.SIGABRT:
+                    print(came['said'][-4000:], flush=True)
             bad += bool(complaints)
         told = ', '.join(f'{count} {end}' for end, count in sorted(ends.items()))
         print(f'{scenario} ({self.args.mode}): {len(cases)} faults ({told}), {bad} bad', flush=True)
