@@ -111,8 +111,8 @@ bool process_gone(pid_t pid, std::uint64_t start_time) noexcept {
     return gone_by_stat(read_stat(pid), start_time);
   }
   // While the descriptor is not readable the process it stands for has not ended, so what
-  // /proc says under this pid is about that process.
-  const ProcStat stat = read_stat(pid);
+  // /proc says under this pid is about that process. Asking costs more than all else here.
+  const ProcStat stat = start_time != 0 ? read_stat(pid) : ProcStat{};
   pollfd ended{fd, POLLIN, 0};
   const int ready = ::poll(&ended, 1, 0);
   ::close(fd);

@@ -80,9 +80,10 @@ Descriptor listen_in(const ServerFolder& folder) {
   return listener;
 }
 
-bool runs(const ForkServerNote& note, std::uint64_t word) noexcept {
-  return !shm::process_gone(static_cast<pid_t>(word >> 2U),
-                            note.started.load(std::memory_order_relaxed));
+// Another process may have its pid by now: then nobody listens where the note says, and it is
+// forgotten. Comparing start times as well was a tenth of a start.
+bool runs(std::uint64_t word) noexcept {
+  return !shm::process_gone(static_cast<pid_t>(word >> 2U), 0);
 }
 
 // Executes the program and waits until its server exists. Returns the server's pid, 0 when the
@@ -121,7 +122,7 @@ std::optional<Announced> ensure_server() {
   for (;;) {
     // NOTE server: acquire, path and start time were written before
     std::uint64_t seen = note.word.load(std::memory_order_acquire);
-    if ((seen & kKind) == kServerRuns && runs(note, seen)) return Announced{note.get_path(), seen};
+    if ((seen & kKind) == kServerRuns && runs(seen)) return Announced{note.get_path(), seen};
     if ((seen & kKind) == kServerStarts &&
         shm::ProcessTable::instance().check_alive(static_cast<shm::ProcessId>(seen >> 2U))) {
       shm::BlockingCall().check();
@@ -151,8 +152,9 @@ std::optional<Announced> ensure_server() {
   }
 }
 
-// Nobody listens where the note says: of two servers that came up at once, for a process that was
-// killed meanwhile and for its successor, it has the one's pid and the other's path.
+// Nobody listens where the note says: another process has the server's pid by now, or of two that
+// came up at once, for a process that was killed meanwhile and for its successor, the note has the
+// one's pid and the other's path.
 void forget(const Announced& server) noexcept {
   std::uint64_t seen = server.word;
   // NOTE server: acq_rel, as in ensure_server(); another one stays
