@@ -113,7 +113,7 @@ Acceptor::Local& Acceptor::local() {
 }
 
 Accepted Acceptor::accept(Timeout timeout) {
-  static thread_local Patience patience;
+  static thread_local Patience patience(Patience::Awaits::handshake);
   const shm::BlockingCall call;
   const auto deadline = timeout.deadline();
   Local& here = local();

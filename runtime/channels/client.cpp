@@ -29,7 +29,7 @@ std::string about(const Handshake& handshake, const Address& address) {
 // Until both have proved their key.
 SocketParts authenticate(Descriptor socket, const AuthKey& key, Timeout::Clock::time_point deadline,
                          const Address& address) {
-  static thread_local Patience patience;
+  static thread_local Patience patience(Patience::Awaits::handshake);
   const shm::BlockingCall call;
   Handshake handshake(std::move(socket), AuthExchange::Side::connecting, key, deadline);
   for (;;) {

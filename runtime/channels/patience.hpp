@@ -17,6 +17,12 @@ namespace millrace::runtime {
 /// Used by one thread at a time.
 class Patience {
  public:
+  /// What is waited for. The next message of one peer: not awake where both share a cpu. A frame of
+  /// a handshake, each time of another peer: awake all the same.
+  enum class Awaits : bool { message, handshake };
+
+  explicit Patience(Awaits awaits = Awaits::message) noexcept : awaits_(awaits) {}
+
   /// True when `ready()` is within kTime. False at once while it does not pay: the caller is about
   /// to look, or to sleep until it is.
   template <class Ready>
@@ -25,11 +31,12 @@ class Patience {
     if (ready()) return true;  // which says nothing of waiting
     bool alone = true;
     const bool came = spin(ready, alone);
-    if (came && alone) {
+    if (came && (alone || awaits_ == Awaits::handshake)) {
       misses_ = 0;
       seldom_ = kSeldom;
     } else {
-      seldom_ = ++misses_ > kMisses ? std::min(2 * seldom_, kMostSeldom) : kSeldom;
+      const unsigned most = awaits_ == Awaits::handshake ? kSeldom : kMostSeldom;
+      seldom_ = ++misses_ > kMisses ? std::min(2 * seldom_, most) : kSeldom;
       skipped_ = 0;
     }
     return came;
@@ -65,6 +72,7 @@ class Patience {
   // Where both share a cpu they always miss.
   bool may_spin() noexcept { return misses_ < kMisses || ++skipped_ > seldom_; }
 
+  const Awaits awaits_;
   unsigned misses_ = 0;
   unsigned seldom_ = kSeldom;
   unsigned skipped_ = 0;
