@@ -319,8 +319,8 @@ class Waitable {
 
 /// Waits until at least one is ready (a message or the end is there, the descriptor is readable,
 /// the process of a sentinel has ended) and returns those that are, in their order; none when the
-/// timeout passed. Throws std::system_error for a closed one, KeyboardInterrupt.
-/// Python: multiprocessing.connection.wait.
+/// timeout passed. Throws std::system_error for a closed one, KeyError for one given twice, and
+/// KeyboardInterrupt. Python: multiprocessing.connection.wait, L08.
 std::vector<Waitable> wait(std::initializer_list<Waitable> objects, Timeout timeout = {});
 std::vector<Waitable> wait(const std::vector<Waitable>& objects, Timeout timeout = {});
 

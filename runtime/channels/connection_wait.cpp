@@ -8,6 +8,7 @@
 #include <millrace/errors.hpp>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "runtime/channels/connection_end.hpp"
@@ -37,6 +38,25 @@ std::vector<Waitable> find_ready(const std::vector<Waitable>& objects,
     if (fds[i].revents != 0) ready.push_back(objects[i]);
   }
   return ready;
+}
+
+void refuse_one_given_twice(const std::vector<Waitable>& objects) {
+  std::vector<std::pair<const runtime::ConnectionEnd*, int>> all;
+  all.reserve(objects.size());
+  for (const Waitable& each : objects) {
+    if (each.is_connection()) {
+      all.emplace_back(&runtime::end_of(each.connection()), -1);
+    } else {
+      all.emplace_back(nullptr, each.fileno());
+    }
+  }
+  std::ranges::sort(all);
+  const auto twice = std::ranges::adjacent_find(all);
+  if (twice == all.end()) return;
+  const bool connection = twice->first != nullptr;
+  throw KeyError("wait: " + (connection ? "a Connection"
+                                        : "descriptor " + std::to_string(twice->second)) +
+                 " is given twice");
 }
 
 // Those of the Connections; false when one is not there yet.
@@ -76,6 +96,7 @@ std::vector<Waitable> wait(const std::vector<Waitable>& objects, Timeout timeout
     }
     fds.push_back({each.is_connection() ? -1 : each.fileno(), POLLIN, 0});
   }
+  refuse_one_given_twice(objects);
   const shm::BlockingCall call;
   call.poll(fds, Clock::now());
   for (;;) {

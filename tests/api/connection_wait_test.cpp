@@ -267,6 +267,13 @@ TEST_F(ConnectionWaitTest, WaitEndsAtItsTimeout) {  // L08: TestWait.test_wait_t
   EXPECT_FALSE(ready[0] == b);
 }
 
+TEST_F(ConnectionWaitTest, WaitRefusesOneGivenTwice) {  // L08
+  auto [a, b] = Pipe();
+  EXPECT_THROW(connection::wait({a, b, a}, 0s), KeyError);
+  EXPECT_THROW(connection::wait({a, 0, b, 0}, 0s), KeyError);
+  EXPECT_TRUE(connection::wait({a, b}, 0s).empty());
+}
+
 TEST_F(ConnectionWaitTest, WaitMixesConnectionsSentinelsAndDescriptors) {  // L08: test_wait_integer
   auto [a, b] = Pipe();
   int ends[2];
