@@ -19,6 +19,7 @@
 
 #include "runtime/base/own_pid.hpp"
 #include "runtime/base/random.hpp"
+#include "runtime/base/utf8.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/exit.hpp"
 #include "runtime/process/fork_server.hpp"
@@ -152,21 +153,6 @@ bool wait_readable_interruptibly(int fd, Timeout::Clock::time_point deadline) {
   return call.poll({&ended, 1}, deadline) > 0;
 }
 
-std::string quoted(const std::string& text) {
-  const bool both = text.find('\'') != std::string::npos && text.find('"') == std::string::npos;
-  const char quote = both ? '"' : '\'';
-  std::string out(1, quote);
-  for (const char c : text) {
-    if (c == quote || c == '\\') out += '\\';
-    if (c == '\n') {
-      out += "\\n";
-    } else {
-      out += c;
-    }
-  }
-  return out + quote;
-}
-
 std::string exit_text(int exitcode) {
   const char* name = exitcode < 0 ? ::sigabbrev_np(-exitcode) : nullptr;
   return name != nullptr ? "-SIG" + std::string(name) : std::to_string(exitcode);
@@ -287,7 +273,8 @@ std::string repr_of(const RecordPtr& record) {
   } else if (mine) {
     status = record->stage != Stage::started ? "initial" : record->exitcode ? "stopped" : "started";
   }
-  std::string text = "<" + record->class_name + " name=" + quoted(name_of(*record));
+  std::string text = "<" + record->class_name + " name=";
+  put_text_repr(text, name_of(*record));
   if (record->pid != 0 && status != "closed" && record->role == Role::child) {
     text += " pid=" + std::to_string(record->pid);
   }

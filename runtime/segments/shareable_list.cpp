@@ -366,7 +366,9 @@ std::string ShareableList::repr() const {
   for (std::size_t i = 0; i < layout.count(); ++i) {
     text += (i == 0 ? "" : ", ") + read(layout, i, memory_).repr();
   }
-  return text + "], name='" + memory_.name() + "')";
+  text += "], name=";
+  runtime::put_text_repr(text, memory_.name());
+  return text + ")";
 }
 
 std::ostream& operator<<(std::ostream& out, const ShareableList& list) {

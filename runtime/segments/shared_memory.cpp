@@ -17,6 +17,7 @@
 
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/base/random.hpp"
+#include "runtime/base/utf8.hpp"
 #include "runtime/segments/segment.hpp"
 #include "runtime/sync/synchronize.hpp"
 #include "shm/arena.hpp"
@@ -251,7 +252,9 @@ void SharedMemory::unlink() const {
 }
 
 std::string SharedMemory::repr() const {
-  return "SharedMemory('" + name() + "', size=" + std::to_string(size()) + ")";
+  std::string text = "SharedMemory(";
+  runtime::put_text_repr(text, name());
+  return text + ", size=" + std::to_string(size()) + ")";
 }
 
 SharedMemoryManager::SharedMemoryManager(SharedMemoryManager&& other) noexcept

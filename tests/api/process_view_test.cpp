@@ -158,6 +158,12 @@ TEST_F(ProcessViewTest, ReprShowsTheStage) {  // P17; test_repr
   EXPECT_EQ(text.str(), p.repr());
 }
 
+TEST_F(ProcessViewTest, ReprShowsAnyNameAsPythonDoes) {  // P17
+  const mp::Process p({.name = "a'b\"c\t\x01\\"}, [] {});
+  EXPECT_EQ(p.repr(), R"(<Process name='a\'b"c\t\x01\\' parent=)" + std::to_string(::getpid()) +
+                          " initial>");
+}
+
 TEST_F(ProcessViewTest, ActiveChildrenAreThoseThatRun) {  // M01; test_active_children
   Gate gate;
   mp::Process p([&gate] { gate.wait(); });

@@ -154,6 +154,13 @@ TEST_F(ShareableListTest, CPythonReadsAndWritesOursH16) {
   list.shm().unlink();
 }
 
+TEST_F(ShareableListTest, ReprQuotesTheNameAsPythonH15) {
+  const std::string name = own_name("o'hara");
+  const mp::ShareableList list({1}, {.name = name});
+  list.shm().unlink();
+  EXPECT_EQ(list.repr(), "ShareableList([1], name=\"" + name + "\")");
+}
+
 TEST_F(ShareableListTest, WeReadAndWriteCPythonsH16) {
   const std::string name = own_name("pylist");
   const Outcome made = python(

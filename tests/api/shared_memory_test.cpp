@@ -40,6 +40,13 @@ TEST_F(SharedMemoryTest, ANewSegmentIsZeroAndPrivateH01H02H03H04) {
   memory.unlink();
 }
 
+TEST_F(SharedMemoryTest, ReprQuotesTheNameAsPythonH03) {
+  const std::string name = own_name("o'hara");
+  const mp::SharedMemory memory({.name = name, .create = true, .size = 3});
+  memory.unlink();
+  EXPECT_EQ(memory.repr(), "SharedMemory(\"" + name + "\", size=3)");
+}
+
 TEST_F(SharedMemoryTest, WrongArgumentsAreValueErrorsH01) {
   EXPECT_THROW(mp::SharedMemory({.create = true, .size = -1}), mp::ValueError);
   EXPECT_THROW(mp::SharedMemory({.name = "x", .size = -1}), mp::ValueError);
