@@ -20,6 +20,18 @@ constexpr std::uint32_t generation_of(std::uint64_t slot) noexcept {
   return static_cast<std::uint32_t>(slot >> 32U);
 }
 
+// For the last to come: nobody may be left of those who would have looked after the others. Deaths
+// that somebody has learnt of only, without asking the kernel.
+bool any_dead(const std::atomic<std::uint64_t>* slots, std::uint32_t parties,
+              std::uint32_t generation) noexcept {
+  const ProcessTable& processes = ProcessTable::instance();
+  return std::any_of(slots, slots + parties, [&](const std::atomic<std::uint64_t>& each) {
+    const std::uint64_t slot = each.load(std::memory_order_acquire);  // ARRIVE slot: acquire
+    const ProcessId owner = owner_of(slot);
+    return owner != 0 && generation_of(slot) == generation && processes.is_dead(owner);
+  });
+}
+
 }  // namespace
 
 // Looks after the others on behalf of one who waits: a few of them in each slice.
@@ -140,6 +152,11 @@ Barrier::Slot* Barrier::enter(const Visit& visit, State& arrived) {
       continue;
     }
     const bool last = seen.count + 1 == parties_;
+    if (last && any_dead(row(seen.generation), parties_, seen.generation)) {
+      break_in(seen.generation);
+      leave_slot(*slot, visit.me, seen.generation);
+      continue;
+    }
     arrived = seen;
     State next{Phase::kFilling, seen.count + 1, seen.generation};
     if (last && visit.act != nullptr) next.phase = Phase::kActing;

@@ -1,5 +1,7 @@
 // Barrier (S26-S34), also when its parties are killed.
 // CPython: _TestBarrier; its cases under each start method: ported_barrier_test.cpp.
+#include <signal.h>
+
 #include <atomic>
 #include <millrace/millrace.hpp>
 #include <vector>
@@ -191,6 +193,20 @@ TEST_F(Synchronize, APartyKilledInsideBreaksTheBarrier) {
   barrier.wait();
   for (auto& p : again) p.join();
   EXPECT_EQ(told()->load(), 201);
+}
+
+TEST_F(Synchronize, TheLastToComeDoesNotPassWithTheDead) {
+  const mp::Barrier barrier(3);
+  auto all = inside(barrier, 2);
+  for (auto& p : all) ::kill(*p.pid(), SIGSTOP);  // so that neither looks after the other
+  for (auto& p : all) p.kill();
+  for (auto& p : all) p.join();
+  EXPECT_THROW(barrier.wait(), mp::BrokenBarrierError);
+  EXPECT_TRUE(barrier.broken());
+  barrier.reset();
+  auto again = inside(barrier, 2);
+  EXPECT_NO_THROW(barrier.wait());
+  for (auto& p : again) p.join();
 }
 
 TEST_F(Synchronize, APartyKilledAfterItPassedBreaksTheBarrier) {
