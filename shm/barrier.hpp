@@ -20,7 +20,7 @@
 //
 // When a process dies between any two steps
 //  - after it took a slot: its slot names it; those who wait look after a slice and break the
-//    barrier, counted or not, acting or not;
+//    barrier, counted or not, acting or not; so does the last to come, for a death that is known;
 //  - after it ended the generation, before it woke the others: they find out after a slice;
 //  - in kResetting: the next to come goes on from there.
 //  Who passed and was killed afterwards is found in the other row, and breaks the barrier for those
