@@ -20,15 +20,16 @@ constexpr std::uint32_t generation_of(std::uint64_t slot) noexcept {
   return static_cast<std::uint32_t>(slot >> 32U);
 }
 
-// For the last to come: nobody may be left of those who would have looked after the others. Deaths
-// that somebody has learnt of only, without asking the kernel.
+// For the last to come, `me`: nobody may be left of those who would have looked after the others.
+// Where they sleep the kernel is asked about one: if it lives, it has looked.
 bool any_dead(const std::atomic<std::uint64_t>* slots, std::uint32_t parties,
-              std::uint32_t generation) noexcept {
-  const ProcessTable& processes = ProcessTable::instance();
+              std::uint32_t generation, ProcessId me, bool asleep) noexcept {
+  ProcessTable& processes = ProcessTable::instance();
   return std::any_of(slots, slots + parties, [&](const std::atomic<std::uint64_t>& each) {
     const std::uint64_t slot = each.load(std::memory_order_acquire);  // ARRIVE slot: acquire
     const ProcessId owner = owner_of(slot);
-    return owner != 0 && generation_of(slot) == generation && processes.is_dead(owner);
+    if (owner == 0 || owner == me || generation_of(slot) != generation) return false;
+    return std::exchange(asleep, false) ? !processes.check_alive(owner) : processes.is_dead(owner);
   });
 }
 
@@ -152,7 +153,8 @@ Barrier::Slot* Barrier::enter(const Visit& visit, State& arrived) {
       continue;
     }
     const bool last = seen.count + 1 == parties_;
-    if (last && any_dead(row(seen.generation), parties_, seen.generation)) {
+    if (last && any_dead(row(seen.generation), parties_, seen.generation, visit.me,
+                         spot_.maybe_asleep())) {
       break_in(seen.generation);
       leave_slot(*slot, visit.me, seen.generation);
       continue;

@@ -15,12 +15,12 @@
 //     generation than the one it arrived in, and had not left before, has passed.
 //  2. An index is given to one arrival: it is the count that its compare-and-swap changed.
 //  3. A slot is taken by a compare-and-swap of one that is empty or of an older generation. Who
-//  took
-//     one and then finds that the state has moved on empties it and begins anew.
+//     took one and then finds that the state has moved on empties it and begins anew.
 //
 // When a process dies between any two steps
 //  - after it took a slot: its slot names it; those who wait look after a slice and break the
-//    barrier, counted or not, acting or not; so does the last to come, for a death that is known;
+//    barrier, counted or not, acting or not; so does the last to come, for a death that is known,
+//    and where they sleep for that of all who are inside;
 //  - after it ended the generation, before it woke the others: they find out after a slice;
 //  - in kResetting: the next to come goes on from there.
 //  Who passed and was killed afterwards is found in the other row, and breaks the barrier for those

@@ -1,11 +1,14 @@
 // Barrier (S26-S34), also when its parties are killed.
 // CPython: _TestBarrier; its cases under each start method: ported_barrier_test.cpp.
 #include <signal.h>
+#include <sys/wait.h>
 
 #include <atomic>
 #include <millrace/millrace.hpp>
+#include <thread>
 #include <vector>
 
+#include "tests/api/sigint_support.hpp"
 #include "tests/api/synchronize_support.hpp"
 
 namespace mp = millrace;
@@ -207,6 +210,23 @@ TEST_F(Synchronize, TheLastToComeDoesNotPassWithTheDead) {
   auto again = inside(barrier, 2);
   EXPECT_NO_THROW(barrier.wait());
   for (auto& p : again) p.join();
+}
+
+// The same where nobody has learnt of it yet.
+TEST_F(Synchronize, TheLastToComeAsksAboutThoseWhoSleep) {
+  const mp::Barrier barrier(3);
+  auto all = inside(barrier, 2);
+  for (auto& p : all) {
+    while (!asleep(*p.pid())) std::this_thread::yield();
+    ::kill(*p.pid(), SIGSTOP);
+  }
+  for (auto& p : all) p.kill();
+  for (auto& p : all) {
+    siginfo_t ended{};
+    EXPECT_EQ(::waitid(P_PID, static_cast<id_t>(*p.pid()), &ended, WEXITED | WNOWAIT), 0);
+  }
+  EXPECT_THROW(barrier.wait(), mp::BrokenBarrierError);
+  for (auto& p : all) p.join();
 }
 
 TEST_F(Synchronize, APartyKilledAfterItPassedBreaksTheBarrier) {
