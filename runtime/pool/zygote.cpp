@@ -225,8 +225,11 @@ void ZygoteProcess::start_missing() {
 }
 
 void ZygoteProcess::reap() {
-  int status = 0;
-  for (pid_t pid = 0; (pid = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+  for (;;) {
+    int status = 0;
+    const pid_t pid = ::waitpid(-1, &status, WNOHANG);
+    if (pid < 0 && errno == EINTR) continue;
+    if (pid <= 0) return;
     for (std::size_t i = 0; i < lives_.size(); ++i) {
       if (lives_[i].pid == pid) bury(static_cast<int>(i), status);
     }

@@ -346,7 +346,9 @@ void Server::reap() {
   for (;;) {
     siginfo_t info{};
     // Left as it is until the table knows: a status is never lost with the server.
-    if (::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) return;
+    const int outcome = ::waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT);
+    if (outcome != 0 && errno == EINTR) continue;
+    if (outcome != 0 || info.si_pid == 0) return;
     const auto at = std::ranges::find(children_, info.si_pid, &Child::pid);
     if (at != children_.end()) {
       table.mark_dead(at->id, raw_status(info));
