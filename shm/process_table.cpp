@@ -133,8 +133,8 @@ void ProcessTable::cancel(ProcessId id) noexcept {
   // A fork server's fork that failed was for another process, which gives back what it has
   // reserved.
   if (w.actor != static_cast<std::uint32_t>(::getpid())) return;
-  entry.start_time.store(0,
-                         std::memory_order_relaxed);  // nobody looks: the entry is this process's
+  // relaxed, all: nobody looks, the entry is this process's
+  entry.start_time.store(0, std::memory_order_relaxed);
   entry.pid.store(0, std::memory_order_relaxed);
   entry.heir.store(0, std::memory_order_relaxed);
   entry.message.store(0, std::memory_order_relaxed);

@@ -205,10 +205,6 @@ ManagerAnswer DictReferent::iterate(ManagerCall& call) {
   return answer;
 }
 
-}  // namespace
-
-namespace {
-
 List pair_of(const Object& element, std::size_t place) {
   try {
     return list_of_iterable(element);

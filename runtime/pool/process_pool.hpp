@@ -254,8 +254,7 @@ class ProcessPool final : public PoolCore {
   std::exception_ptr broken_;
   Clock::time_point zygote_checked_{};
   std::vector<std::uint32_t> doomed_;  ///< workers that were told to end, not known dead
-  std::vector<std::uint64_t>
-      ended_by_dead_{};  ///< by seat: chunks of shares that were not replied to
+  std::vector<std::uint64_t> ended_by_dead_;  ///< by seat: chunks whose share had no reply
   std::vector<Remains> remains_;
 
   std::uint64_t probe_word_ = 0;  ///< workers read and write it to see whether they can

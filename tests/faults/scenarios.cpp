@@ -2,7 +2,6 @@
 // each allocation of it fail. Exit status 0: it worked; 3: it failed with an error that it prints.
 #include <execinfo.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -19,7 +18,6 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <vector>
 
 namespace mp = millrace;
