@@ -8,13 +8,6 @@
 #include <system_error>
 
 namespace millrace::runtime {
-namespace {
-
-[[noreturn]] void refuse_call(const char* text) {
-  throw std::system_error(EBADF, std::generic_category(), text);
-}
-
-}  // namespace
 
 std::size_t ConnectionEnd::receive_into(std::span<std::byte> room, FrameBuffer& rest) {
   receive(rest, std::numeric_limits<std::size_t>::max());
@@ -28,26 +21,18 @@ std::uint64_t ConnectionEnd::depart() {
   throw TypeError("this connection cannot travel to another process");
 }
 
-void ConnectionEnd::check_open() const {
-  if (closed()) throw_handle_closed();
-}
-
-void ConnectionEnd::check_readable() const {
-  check_open();
-  if (!readable()) refuse_call("connection is write-only");
-}
-
-void ConnectionEnd::check_writable() const {
-  check_open();
-  if (!writable()) refuse_call("connection is read-only");
-}
-
 void ConnectionEnd::refuse_rest() noexcept {
   readable_.store(false, std::memory_order_relaxed);  // the flag alone
   if (!writable()) close();
 }
 
-void throw_handle_closed() { refuse_call("handle is closed"); }
+void throw_wrong_direction(const char* text) {
+  throw std::system_error(EBADF, std::generic_category(), text);
+}
+
+void throw_handle_closed() {
+  throw std::system_error(EBADF, std::generic_category(), "handle is closed");
+}
 
 void throw_end_of_file() { throw EOFError("the other end of the connection is closed"); }
 

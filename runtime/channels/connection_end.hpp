@@ -97,16 +97,21 @@ class FrameBuffer {
   alignas(16) std::byte inside_[kInside];
 };
 
+// std::system_error (EBADF)
+[[noreturn]] void throw_handle_closed();
+[[noreturn]] void throw_wrong_direction(const char* text);
+
 class ConnectionEnd {
  public:
-  ConnectionEnd(bool readable, bool writable) noexcept : readable_(readable), writable_(writable) {}
+  ConnectionEnd(bool readable, bool writable, bool python_wire) noexcept
+      : readable_(readable), writable_(writable), python_wire_(python_wire) {}
   ConnectionEnd(const ConnectionEnd&) = delete;
   ConnectionEnd& operator=(const ConnectionEnd&) = delete;
   /// Implementations call close() in their own destructor.
   virtual ~ConnectionEnd() = default;
 
   /// Values travel as pickles, in frames of kind `bytes`: the peer may be CPython.
-  [[nodiscard]] virtual bool python_wire() const noexcept = 0;
+  [[nodiscard]] bool python_wire() const noexcept { return python_wire_; }
 
   /// Sends one frame, whole or not at all as far as the peer can tell. Blocks while there is no
   /// room. Throws std::system_error (EPIPE) when the peer is gone, KeyboardInterrupt.
@@ -141,9 +146,17 @@ class ConnectionEnd {
   void refuse_rest() noexcept;
 
   // Each throws std::system_error (EBADF) with Python's text.
-  void check_open() const;
-  void check_readable() const;
-  void check_writable() const;
+  void check_open() const {
+    if (closed()) [[unlikely]] throw_handle_closed();
+  }
+  void check_readable() const {
+    check_open();
+    if (!readable()) [[unlikely]] throw_wrong_direction("connection is write-only");
+  }
+  void check_writable() const {
+    check_open();
+    if (!writable()) [[unlikely]] throw_wrong_direction("connection is read-only");
+  }
 
  protected:
   /// What close() does, once; other calls may be under way.
@@ -153,10 +166,10 @@ class ConnectionEnd {
   std::atomic<bool> closed_{false};   // only ever set
   std::atomic<bool> readable_{true};  // only ever cleared
   const bool writable_;
+  const bool python_wire_;
 };
 
-// Python's errors of an end.
-[[noreturn]] void throw_handle_closed();
+// Python's other errors of an end.
 [[noreturn]] void throw_end_of_file();         // EOFError
 [[noreturn]] void throw_end_inside_message();  // std::system_error
 [[noreturn]] void throw_bad_message_length();  // std::system_error

@@ -41,18 +41,19 @@ struct Place {
 constexpr std::size_t kChunk = 256;
 constexpr std::size_t kChunks = 1024;
 
+// Written with the lock, before a place in it is handed out; read without, at each call.
+constinit std::array<std::atomic<Place*>, kChunks> g_chunks{};
+
+// relaxed: whoever has a place's number got it behind the chunk's making
+Place& at(std::uint32_t place) noexcept {
+  return g_chunks[(place - 1) / kChunk].load(std::memory_order_relaxed)[(place - 1) % kChunk];
+}
+
 struct Table {
   ForkMutex mutex{ForkMutex::Level::names};
-  // Written with the lock, before a place in it is handed out; read without.
-  std::array<std::atomic<Place*>, kChunks> chunks{};
   std::uint32_t used = 0;  // places ever handed out; with the lock
   std::uint32_t free = 0;  // the first free one + 1; with the lock
   std::array<EndOps, 3> ops{EndOps{}, PipeEnd::ops(), SocketEnd::ops()};
-
-  // relaxed: whoever has a place's number got it behind the chunk's making
-  Place& at(std::uint32_t place) noexcept {
-    return chunks[(place - 1) / kChunk].load(std::memory_order_relaxed)[(place - 1) % kChunk];
-  }
 };
 
 // Written once, by whoever makes the table; relaxed: who has no connection need not see it.
@@ -67,7 +68,7 @@ Table& table() {
 std::uint32_t take_place(Table& all) {
   if (all.free != 0) {
     const std::uint32_t place = all.free;
-    all.free = all.at(place).next_free;
+    all.free = at(place).next_free;
     return place;
   }
   const std::size_t chunk = all.used / kChunk;
@@ -76,7 +77,7 @@ std::uint32_t take_place(Table& all) {
                             "a connection: this process has too many");
   }
   if (all.used % kChunk == 0) {
-    all.chunks[chunk].store(new Place[kChunk], std::memory_order_relaxed);  // see at()
+    g_chunks[chunk].store(new Place[kChunk], std::memory_order_relaxed);  // see at()
   }
   return ++all.used;
 }
@@ -86,7 +87,7 @@ std::uint32_t enter(std::unique_ptr<ConnectionEnd> end, const void* object) {
   Table& all = table();
   const std::lock_guard guard(all.mutex);
   const std::uint32_t place = take_place(all);
-  Place& entry = all.at(place);
+  Place& entry = at(place);
   entry.object = object;
   entry.end = end.release();
   entry.handles.store(1, std::memory_order_relaxed);  // handed out by the lock's release
@@ -98,7 +99,7 @@ std::uint32_t find_open(const void* object) {
   Table& all = table();
   const std::lock_guard guard(all.mutex);
   for (std::uint32_t place = 1; place <= all.used; ++place) {
-    Place& entry = all.at(place);
+    Place& entry = at(place);
     // relaxed: the lock orders everything but counting up
     if (entry.handles.load(std::memory_order_relaxed) == 0 || entry.object != object) continue;
     if (entry.end->closed()) continue;
@@ -113,7 +114,7 @@ void leave(std::uint32_t place) noexcept {
   std::unique_ptr<ConnectionEnd> last;
   {
     const std::lock_guard guard(all.mutex);
-    Place& entry = all.at(place);
+    Place& entry = at(place);
     if (entry.handles.fetch_sub(1, std::memory_order_relaxed) != 1) return;
     last.reset(std::exchange(entry.end, nullptr));
     entry.object = nullptr;
@@ -136,7 +137,7 @@ const EndOps& ops_of(const ConnectionObject& object) noexcept {
     {
       const std::lock_guard guard(all.mutex);
       if (place > all.used) return;
-      Place& entry = all.at(place);
+      Place& entry = at(place);
       if (entry.handles.load(std::memory_order_relaxed) != 0) {  // under the lock
         entry.handles.fetch_add(1, std::memory_order_relaxed);
         end = entry.end;
@@ -161,7 +162,7 @@ struct ConnectionAccess {
   static shm::ObjectRef& ref(Connection& handle) noexcept { return handle.object_; }
   static std::uint32_t& place(Connection& handle) noexcept { return handle.place_; }
   static runtime::ConnectionEnd* end(const Connection& handle) noexcept {
-    return handle.place_ == 0 ? nullptr : runtime::table().at(handle.place_).end;
+    return handle.place_ == 0 ? nullptr : runtime::at(handle.place_).end;
   }
 
   // What `from` keeps, or would keep if it were in shared memory; 0 when it is closed.
@@ -188,7 +189,7 @@ struct ConnectionAccess {
       to.kept_ = keep(from);
     } else if (from.place_ != 0) {
       // relaxed: `from` is counted
-      runtime::table().at(from.place_).handles.fetch_add(1, std::memory_order_relaxed);
+      runtime::at(from.place_).handles.fetch_add(1, std::memory_order_relaxed);
       to.place_ = from.place_;
     } else {
       open(to, from.kept_);

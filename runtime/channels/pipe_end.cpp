@@ -107,7 +107,7 @@ void side_changed(PipeBody& body, unsigned side, Bell& bell) noexcept {
 }
 
 PipeEnd::PipeEnd(const ConnectionObject& object, void* token)
-    : ConnectionEnd(object.readable, object.writable),
+    : ConnectionEnd(object.readable, object.writable, false),
       body_ref_(object.body, shm::object_type<PipeBody>(), false),
       body_(static_cast<PipeBody*>(body_ref_.payload())),
       side_(object.side & 1U),

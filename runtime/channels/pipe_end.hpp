@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <vector>
 
 #include "runtime/base/fork_mutex.hpp"
@@ -28,7 +27,6 @@ class PipeEnd final : public ConnectionEnd {
   PipeEnd(const ConnectionObject& object, void* token);
   ~PipeEnd() override;
 
-  [[nodiscard]] bool python_wire() const noexcept override { return false; }
   void send(FrameKind kind, std::span<const FramePart> parts) override;
   FrameKind receive(FrameBuffer& frame, std::size_t maxlength) override;
   bool poll(Timeout timeout) override;
@@ -51,6 +49,7 @@ class PipeEnd final : public ConnectionEnd {
   enum class Look { nothing, message, end };
 
   // With the send lock: pipe_send.cpp.
+  bool nobody_will_read();
   std::byte* room_for(std::size_t bytes);
   std::byte* wait_for_room(std::size_t bytes);
   void take_back();
@@ -63,8 +62,9 @@ class PipeEnd final : public ConnectionEnd {
   Look look_patiently(RecvTurn& turn);
   Look look_past() noexcept;
   Look wait_for_message(RecvTurn& turn, shm::Pace& pace);
-  bool spin(RecvTurn& turn);
-  std::optional<FrameKind> take_frame(RecvTurn& turn, FrameBuffer& frame, std::size_t maxlength);
+  shm::SpscMessage spin(RecvTurn& turn);
+  bool take_frame(RecvTurn& turn, const shm::SpscMessage& message, FrameBuffer& frame,
+                  std::size_t maxlength, FrameKind& kind);
   bool take_chunks(FrameBuffer& frame, std::size_t bytes);
   shm::SpscMessage next_chunk();
   void give_back();
@@ -100,6 +100,7 @@ class PipeEnd final : public ConnectionEnd {
   unsigned side_;
   std::atomic<void*> token_;                  // null once shut
   std::atomic<std::uint64_t> peer_checked_;   // ticks(): when the kernel was asked last
+  std::atomic<bool> heard_{false};            // a message came since the last that was sent
   std::atomic<std::uint32_t> idle_spins_{0};  // in a row that found nothing; a guess
   std::uint64_t check_interval_;              // ticks
   bool may_spin_;

@@ -34,18 +34,21 @@ FrameKind PipeEnd::receive(FrameBuffer& frame, std::size_t maxlength) {
   RecvTurn turn(*this);
   turn.take();
   for (;;) {
-    if (!spin(turn)) {
+    shm::SpscMessage message = spin(turn);
+    if (!message) {
       turn.release();
       shm::Pace pace(Timeout::Clock::time_point::max());
       if (wait_for_message(turn, pace) == Look::end) throw_end_of_file();
+      message = in().consumer().try_peek();
     }
     check_open();
-    const std::optional<FrameKind> kind = take_frame(turn, frame, maxlength);
-    if (!kind) continue;
+    FrameKind kind{};
+    if (!take_frame(turn, message, frame, maxlength, kind)) continue;
+    heard_.store(true, std::memory_order_relaxed);  // see nobody_will_read()
     if (bell_in_.armed() && !turn.attended() && !in().consumer().try_peek()) quiet();
     turn.release();
     after_turn();
-    return *kind;
+    return kind;
   }
 }
 
@@ -111,39 +114,40 @@ PipeEnd::Look PipeEnd::wait_for_message(RecvTurn& turn, shm::Pace& pace) {
   }
 }
 
-// Looks for a message for as long as that pays. With the turn.
-bool PipeEnd::spin(RecvTurn& turn) {
+// The next message, looked for as long as that pays; none if it did not come. With the turn.
+shm::SpscMessage PipeEnd::spin(RecvTurn& turn) {
   turn.take();
-  Direction& from = in();
-  const auto there = [&] { return static_cast<bool>(from.consumer().try_peek()); };
-  if (there()) return true;
+  Direction::Consumer& ring = in().consumer();
+  shm::SpscMessage message;
+  const auto there = [&] { return static_cast<bool>(message = ring.try_peek()); };
+  if (there()) return message;
   // relaxed: a guess about the peer's habits
   const std::uint32_t idle = idle_spins_.load(std::memory_order_relaxed);
   const bool worth_it = idle < kPatientSpins || idle % kSpinAgain == 0;
   if (may_spin_) turn.attend();
   if (may_spin_ && shm::spin_until(there, worth_it ? kSpin : kShortSpin)) {
     idle_spins_.store(0, std::memory_order_relaxed);
-    return true;
+    return message;
   }
   for (int i = 0; i < 2; ++i) {
     ::sched_yield();
-    if (there()) return true;
+    if (there()) return message;
   }
   idle_spins_.store(idle + 1, std::memory_order_relaxed);
-  return false;
+  return message;
 }
 
 // ---- taking
 
-// The frame whose message is the next one; none when it was the rest of another, or broke off.
-std::optional<FrameKind> PipeEnd::take_frame(RecvTurn& turn, FrameBuffer& frame,
-                                             std::size_t maxlength) {
+// The frame that begins with `message`, the next one, and its kind; false when that was the rest of
+// another, or the frame broke off.
+bool PipeEnd::take_frame(RecvTurn& turn, const shm::SpscMessage& message, FrameBuffer& frame,
+                         std::size_t maxlength, FrameKind& kind) {
   Direction::Consumer& ring = in().consumer();
-  const shm::SpscMessage message = ring.try_peek();
   const FrameHead head = head_of(message);
   if (!head.first()) {
     ring.release();
-    return {};
+    return false;
   }
   const std::size_t bytes = head.frame_bytes();
   const std::size_t here = message.size - sizeof head;
@@ -159,9 +163,10 @@ std::optional<FrameKind> PipeEnd::take_frame(RecvTurn& turn, FrameBuffer& frame,
   ring.release();
   if (!head.last() && !take_chunks(frame, bytes)) {
     if (peer_gone() && !ring.try_peek()) throw_end_inside_message();
-    return {};
+    return false;
   }
-  return static_cast<FrameKind>(head.kind());
+  kind = static_cast<FrameKind>(head.kind());
+  return true;
 }
 
 // The rest of a frame of `bytes`; false when it will never come.

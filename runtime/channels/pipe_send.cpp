@@ -49,7 +49,7 @@ void PipeEnd::send(FrameKind kind, std::span<const FramePart> parts) {
   Direction& to = out();
   SendTurn turn(*this);
   check_open();
-  if (peer_gone()) throw_broken_pipe();
+  if (nobody_will_read()) throw_broken_pipe();
   if (bytes + sizeof(FrameHead) > Direction::kWholeBytes) {
     send_chunks(kind, parts, bytes);
   } else {
@@ -67,6 +67,16 @@ void PipeEnd::send(FrameKind kind, std::span<const FramePart> parts) {
   if (to.items.maybe_asleep()) to.items.notify_all();
   // Who armed the bell just then may not have seen the message.
   if (!armed && bell_out_.armed()) published();
+}
+
+// peer_gone(), without its look at the clock for an answer to what has just come: that the one who
+// sent it died since is found by the next message, if this one is not answered.
+bool PipeEnd::nobody_will_read() {
+  // relaxed: a guess
+  if (!heard_.load(std::memory_order_relaxed)) return peer_gone();
+  heard_.store(false, std::memory_order_relaxed);
+  // GONE end: pipe_end.cpp sets it; acquire, see peer_gone()
+  return peer().gone.load(std::memory_order_acquire) != 0;
 }
 
 void PipeEnd::send_chunks(FrameKind kind, std::span<const FramePart> parts, std::size_t bytes) {

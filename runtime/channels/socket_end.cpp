@@ -16,7 +16,7 @@ using Clock = Timeout::Clock;
 }  // namespace
 
 SocketEnd::SocketEnd(Descriptor socket, Descriptor memory, shm::ObjectRef object) noexcept
-    : ConnectionEnd(true, true),
+    : ConnectionEnd(true, true, true),
       socket_(std::move(socket)),
       memory_(std::move(memory)),
       object_(std::move(object)) {}

@@ -64,7 +64,6 @@ class SocketEnd final : public ConnectionEnd {
   SocketEnd(Descriptor socket, Descriptor memory, shm::ObjectRef object) noexcept;
   ~SocketEnd() override { close(); }
 
-  [[nodiscard]] bool python_wire() const noexcept override { return true; }
   void send(FrameKind kind, std::span<const FramePart> parts) override;
   FrameKind receive(FrameBuffer& frame, std::size_t maxlength) override;
   std::size_t receive_into(std::span<std::byte> room, FrameBuffer& rest) override;

@@ -28,10 +28,9 @@ struct MemoryChannel {
 class MemoryEnd final : public runtime::ConnectionEnd {
  public:
   MemoryEnd(std::shared_ptr<MemoryChannel> channel, int side, bool python)
-      : ConnectionEnd(true, true), channel_(std::move(channel)), side_(side), python_(python) {}
+      : ConnectionEnd(true, true, python), channel_(std::move(channel)), side_(side) {}
   ~MemoryEnd() override { close(); }
 
-  [[nodiscard]] bool python_wire() const noexcept override { return python_; }
   void send(runtime::FrameKind kind, std::span<const runtime::FramePart> parts) override {
     check_writable();
     MemoryFrame frame{kind, {}};
@@ -80,7 +79,6 @@ class MemoryEnd final : public runtime::ConnectionEnd {
 
   std::shared_ptr<MemoryChannel> channel_;
   int side_;
-  bool python_;
 };
 
 /// Two connected ends in this process.
