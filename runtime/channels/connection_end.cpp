@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <limits>
 #include <millrace/errors.hpp>
@@ -15,6 +16,10 @@ std::size_t ConnectionEnd::receive_into(std::span<std::byte> room, FrameBuffer& 
     std::memcpy(room.data(), rest.data(), rest.size());
   }
   return rest.size();
+}
+
+bool ConnectionEnd::look(Look how) {
+  return poll(how == Look::now ? Timeout(std::chrono::seconds(0)) : Timeout());
 }
 
 std::uint64_t ConnectionEnd::depart() {

@@ -68,7 +68,8 @@ class SocketEnd::Use {
     for (;;) {
       const std::uint64_t own = socket_calls::own_uses(known);
       if ((own & socket_calls::kClosing) != 0) throw_handle_closed();
-      // CLOSE socket: acquire and release, so that the last one sees it unused by all others
+      // CLOSE socket: acquire and release, so that the last one sees it unused by all others;
+      // pairs with leave() in socket_end.cpp
       if (end_.uses_.compare_exchange_weak(known, own + socket_calls::kOneUse,
                                            std::memory_order_acq_rel, std::memory_order_relaxed)) {
         return;
@@ -77,14 +78,7 @@ class SocketEnd::Use {
   }
   Use(const Use&) = delete;
   Use& operator=(const Use&) = delete;
-  ~Use() {
-    // CLOSE socket: as above
-    const std::uint64_t before =
-        end_.uses_.fetch_sub(socket_calls::kOneUse, std::memory_order_acq_rel);
-    if ((before & (socket_calls::kUses | socket_calls::kClosing)) ==
-        (socket_calls::kOneUse | socket_calls::kClosing))
-      end_.let_go();
-  }
+  ~Use() { end_.leave(); }
 
  private:
   SocketEnd& end_;

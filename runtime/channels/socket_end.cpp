@@ -38,6 +38,7 @@ void SocketEnd::let_go() noexcept {
 bool SocketEnd::poll(Timeout timeout) {
   const Use use(*this);
   const auto deadline = timeout.deadline();
+  if (ahead_ != nullptr && !ahead_->empty()) return true;
   pollfd event{socket_.get(), POLLIN, 0};
   if (::poll(&event, 1, 0) > 0) return true;
   if (Clock::now() >= deadline) return false;
@@ -54,19 +55,29 @@ void SocketEnd::shut() noexcept {
   using namespace socket_calls;
   // relaxed: a guess, which the exchange corrects
   std::uint64_t known = uses_.load(std::memory_order_relaxed);
-  // CLOSE socket: acquire and release, as in Use (socket_calls.hpp)
-  while (!uses_.compare_exchange_weak(known, own_uses(known) | kClosing, std::memory_order_acq_rel,
-                                      std::memory_order_relaxed)) {
+  // CLOSE socket: acquire and release, as in Use (socket_calls.hpp). Its own use keeps the socket.
+  while (!uses_.compare_exchange_weak(known, (own_uses(known) | kClosing) + kOneUse,
+                                      std::memory_order_acq_rel, std::memory_order_relaxed)) {
   }
-  if ((own_uses(known) & kUses) == 0) {
-    let_go();
-  } else {
+  if ((own_uses(known) & kUses) != 0) {
     CloseBell::ring();
+    // Who sleeps in the receiving itself hears no bell. The socket is this process's alone.
+    if (ahead_ != nullptr) ::shutdown(socket_.get(), SHUT_RDWR);
   }
+  leave();
+}
+
+// A call that was under way ends.
+void SocketEnd::leave() noexcept {
+  using namespace socket_calls;
+  // CLOSE socket: as above
+  const std::uint64_t before = uses_.fetch_sub(kOneUse, std::memory_order_acq_rel);
+  if ((before & (kUses | kClosing)) == (kOneUse | kClosing)) let_go();
 }
 
 std::uint64_t SocketEnd::depart() {
   const Use use(*this);
+  if (ahead_ != nullptr) return ConnectionEnd::depart();  // refuses
   return deposit_fds({socket_.get(), memory_.get()});
 }
 

@@ -2,7 +2,8 @@
 //
 // A message is a 4-byte big-endian length, or -1 and 8 bytes of length for more than 2 GiB, and so
 // many bytes. Nothing is read ahead: what is not taken stays in the socket, so that its descriptor
-// is readable exactly while there is something to receive.
+// is readable exactly while there is something to receive. But where the descriptor is nobody's to
+// look at (read_ahead()) a short message is read at once, with its length.
 //
 // Between two authenticated peers of one host the bytes of a long message go through memory that
 // both have mapped (peer_memory.hpp), and only where they are through the socket. The head of such
@@ -22,15 +23,21 @@
 // `inside` (2). Sent by the dead, half a message reaches the peer as end of file inside a message.
 #pragma once
 
+#include <sys/socket.h>
 #include <sys/uio.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <millrace/connection.hpp>
 #include <millrace/handle.hpp>
 #include <span>
+#include <utility>
 
 #include "runtime/base/descriptor.hpp"
 #include "runtime/channels/auth.hpp"
@@ -69,6 +76,8 @@ class SocketEnd final : public ConnectionEnd {
   std::size_t receive_into(std::span<std::byte> room, FrameBuffer& rest) override;
   bool poll(Timeout timeout) override;
   int fileno() override;
+  void read_ahead(Timeout limit) override;
+  bool look(Look how) override;
   /// A number of the descriptors on their way: the end is open wherever that is taken.
   std::uint64_t depart() override;
 
@@ -90,15 +99,57 @@ class SocketEnd final : public ConnectionEnd {
     bool in_pieces;
   };
 
+  /// What was read, but not received yet.
+  class Ahead {
+   public:
+    [[nodiscard]] bool empty() const noexcept { return begin_ == end_; }
+    /// Into an empty one. True when something came, be it the end or an error.
+    bool read(int socket, int flags) noexcept {
+      const ssize_t got = ::recv(socket, bytes_.data(), bytes_.size(), flags);
+      if (got < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+      error_ = got < 0 ? errno : 0;
+      begin_ = 0;
+      end_ = got < 0 ? 0 : static_cast<std::size_t>(got);
+      return true;
+    }
+    /// As recv() that does not wait.
+    ssize_t receive(int socket, std::span<std::byte> room) noexcept {
+      if (!empty()) return static_cast<ssize_t>(take(room));
+      if (error_ == 0) return ::recv(socket, room.data(), room.size(), MSG_DONTWAIT);
+      errno = std::exchange(error_, 0);
+      return -1;
+    }
+    /// Moves as much as there is, and is room for; how much.
+    std::size_t take(std::span<std::byte> room) noexcept {
+      const std::size_t bytes = std::min(room.size(), end_ - begin_);
+      if (bytes != 0) std::memcpy(room.data(), bytes_.data() + begin_, bytes);
+      begin_ += bytes;
+      return bytes;
+    }
+
+   private:
+    // Most requests and replies. Of a longer message so much is copied twice.
+    static constexpr std::size_t kAhead = 2048;
+    std::size_t begin_ = 0;
+    std::size_t end_ = 0;
+    int error_ = 0;  // comes once: it is behind the bytes, and not told yet
+    std::array<std::byte, kAhead> bytes_;
+  };
+
   [[nodiscard]] SocketObject& shared() const noexcept;
+  void leave() noexcept;
   void let_go() noexcept;
   [[nodiscard]] bool has_lane() noexcept;
   bool map_receive_lane() noexcept;
+  void send_short(Turn& turn, Pause& pause, Content& content);
   void send_pieces(Turn& turn, Pause& pause, Content& content);
   void send_all(Turn& turn, Pause& pause, std::span<iovec> left, bool begun);
   Incoming receive_length(Turn& turn, Pause& pause, std::size_t maxlength);
   void receive_content(Turn& turn, Pause& pause, const Incoming& message, FrameBuffer& frame);
   void receive_pieces(Turn& turn, Pause& pause, std::size_t left, FrameBuffer& frame);
+  std::size_t receive_first(Turn& turn, Pause& pause, std::span<std::byte> room);
+  void await_message(Pause& pause);
+  bool fill(Look how) noexcept;
   bool await_peer() noexcept;
   void receive_all(Turn& turn, Pause& pause, std::span<std::byte> room);
   void receive_all(Turn& turn, Pause& pause, std::size_t left, FrameBuffer& frame);
@@ -118,6 +169,7 @@ class SocketEnd final : public ConnectionEnd {
   PeerLane receive_lane_;
   Patience send_patience_;
   Patience receive_patience_;
+  std::unique_ptr<Ahead> ahead_;  // with read_ahead()
 };
 
 /// What a Connection over a socket is made of.

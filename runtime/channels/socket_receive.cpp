@@ -1,12 +1,15 @@
 // A SocketEnd's receiving.
 #include <sys/socket.h>
+#include <sys/time.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <new>
+#include <ratio>
 #include <string>
 #include <system_error>
 
@@ -74,21 +77,7 @@ void SocketEnd::receive_content(Turn& turn, Pause& pause, const Incoming& messag
 // The length of the next message, which is under way then.
 SocketEnd::Incoming SocketEnd::receive_length(Turn& turn, Pause& pause, std::size_t maxlength) {
   std::array<std::byte, kHeader + 8> header;
-  ssize_t got = -1;
-  while (got < 0) {
-    turn.enter();
-    got = ::recv(socket_.get(), header.data(), kHeader, MSG_DONTWAIT);
-    if (got > 0) break;
-    turn.leave();
-    if (got == 0 || errno == ECONNRESET) throw_end_of_file();
-    if (errno == EAGAIN) {
-      if (memory_.get() >= 0 && await_peer()) continue;
-      pause.between_messages(POLLIN, Timeout::Clock::time_point::max());
-    } else if (errno != EINTR) {
-      fail("receive over a connection");
-    }
-  }
-  const auto begun = static_cast<std::size_t>(got);
+  const std::size_t begun = receive_first(turn, pause, std::span(header).first(kHeader));
   receive_all(turn, pause, std::span(header).subspan(begun, kHeader - begun));
   std::uint64_t size = big_endian(std::span(header).first(kHeader));
   const bool in_pieces = size == kMessageInPieces && memory_.get() >= 0;
@@ -105,13 +94,71 @@ SocketEnd::Incoming SocketEnd::receive_length(Turn& turn, Pause& pause, std::siz
   return {static_cast<std::size_t>(size), in_pieces};
 }
 
+// The first bytes of a message, which is under way then: at most as many as there is room for.
+std::size_t SocketEnd::receive_first(Turn& turn, Pause& pause, std::span<std::byte> room) {
+  // What was asked for a moment ago is not there yet: who reads ahead waits first.
+  if (ahead_ != nullptr && ahead_->empty()) await_message(pause);
+  for (;;) {
+    turn.enter();
+    const ssize_t got = ahead_ != nullptr
+                            ? ahead_->receive(socket_.get(), room)
+                            : ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
+    if (got > 0) return static_cast<std::size_t>(got);
+    turn.leave();
+    if (got == 0 || errno == ECONNRESET) {
+      check_open();
+      throw_end_of_file();
+    }
+    if (errno == EAGAIN) {
+      await_message(pause);
+    } else if (errno != EINTR) {
+      fail("receive over a connection");
+    }
+  }
+}
+
+// Asleep in the receiving itself, where that can be: close() ends it, SIGINT could not.
+void SocketEnd::await_message(Pause& pause) {
+  if (memory_.get() >= 0 && await_peer()) return;
+  if (ahead_ == nullptr || shm::interrupts_enabled()) {
+    pause.between_messages(POLLIN, Timeout::Clock::time_point::max());
+  } else {
+    fill(Look::wait);
+  }
+  check_open();
+}
+
 // A peer on this host: what it sends may be here before this thread were asleep.
 bool SocketEnd::await_peer() noexcept {
-  return receive_patience_.wait([this] { return something_came(socket_.get()); });
+  return receive_patience_.wait([this] {
+    return ahead_ != nullptr ? fill(Look::now) : something_came(socket_.get());
+  });
+}
+
+void SocketEnd::read_ahead(Timeout limit) {
+  const Use use(*this);
+  if (!limit.infinite()) {
+    const auto us = std::max<std::int64_t>(limit.duration().count() / 1000, 1);  // 0: for ever
+    const timeval time{us / std::micro::den, us % std::micro::den};
+    if (::setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time) != 0) {
+      fail("setsockopt SO_RCVTIMEO");
+    }
+  }
+  ahead_ = std::make_unique<Ahead>();
+}
+
+bool SocketEnd::look(Look how) {
+  const Use use(*this);
+  return fill(how);
+}
+
+bool SocketEnd::fill(Look how) noexcept {
+  return !ahead_->empty() || ahead_->read(socket_.get(), how == Look::now ? MSG_DONTWAIT : 0);
 }
 
 // Inside a message.
 void SocketEnd::receive_all(Turn& turn, Pause& pause, std::span<std::byte> room) {
+  if (ahead_ != nullptr) room = room.subspan(ahead_->take(room));
   while (!room.empty()) {
     const ssize_t got = ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
     if (got > 0) {

@@ -20,6 +20,8 @@ using namespace socket_calls;
 namespace {
 
 constexpr std::uint64_t kLongest = std::numeric_limits<std::int32_t>::max();  // of a short header
+// So much is copied behind its length, which costs less than to name the kernel two places.
+constexpr std::size_t kTogether = 1024;
 
 // What is put in front of bytes.
 class Head {
@@ -38,6 +40,15 @@ class Head {
 };
 
 bool is_gone(int error) noexcept { return error == EPIPE || error == ECONNRESET; }
+
+ssize_t send_some(int socket, std::span<iovec> parts) noexcept {
+  constexpr int kFlags = MSG_DONTWAIT | MSG_NOSIGNAL;
+  if (parts.size() == 1) return ::send(socket, parts[0].iov_base, parts[0].iov_len, kFlags);
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = std::min<std::size_t>(parts.size(), IOV_MAX);
+  return ::sendmsg(socket, &message, kFlags);
+}
 
 // Steps over what has been sent.
 void advance(std::span<iovec>& left, std::size_t sent) noexcept {
@@ -105,7 +116,9 @@ void SocketEnd::send(FrameKind, std::span<const FramePart> parts) {
   Content content(parts);
   Turn turn(shared().sending, *this);
   Pause pause(*this, send_bell_);
-  if (content.left() >= kInPieces && has_lane()) {
+  if (content.left() <= kTogether) {
+    send_short(turn, pause, content);
+  } else if (content.left() >= kInPieces && has_lane()) {
     send_pieces(turn, pause, content);
   } else {
     Head head;
@@ -118,6 +131,18 @@ void SocketEnd::send(FrameKind, std::span<const FramePart> parts) {
     send_all(turn, pause, all, false);
   }
   turn.leave();
+}
+
+void SocketEnd::send_short(Turn& turn, Pause& pause, Content& content) {
+  std::array<std::byte, kHeader + kTogether> message;
+  const std::size_t size = content.left();
+  Head head;
+  head.put(size, kHeader);
+  std::memcpy(message.data(), head.all().iov_base, kHeader);
+  content.copy(size, message.data() + kHeader);
+  iovec all{message.data(), kHeader + size};
+  turn.enter();
+  send_all(turn, pause, {&all, 1}, false);
 }
 
 // The peer reads in the lane. With the turn.
@@ -153,10 +178,7 @@ void SocketEnd::send_pieces(Turn& turn, Pause& pause, Content& content) {
 
 void SocketEnd::send_all(Turn& turn, Pause& pause, std::span<iovec> left, bool begun) {
   while (!left.empty()) {
-    msghdr message{};
-    message.msg_iov = left.data();
-    message.msg_iovlen = std::min<std::size_t>(left.size(), IOV_MAX);
-    const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t sent = send_some(socket_.get(), left);
     if (sent >= 0) {
       begun = true;
       advance(left, static_cast<std::size_t>(sent));

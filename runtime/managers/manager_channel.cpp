@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "runtime/channels/connection_end.hpp"
 #include "runtime/managers/manager_link.hpp"
 #include "runtime/managers/manager_wire.hpp"
 #include "runtime/values/object_node.hpp"
@@ -56,6 +57,10 @@ ManagerRequest::ManagerRequest(const ManagerChannel& to, const Object& request) 
   put_frame(frame, request, to.peer() == ManagerChannel::Peer::own_program);
 }
 ManagerRequest::~ManagerRequest() { frame.revert(0); }
+
+ManagerChannel::ManagerChannel(Connection connection) : connection_(std::move(connection)) {
+  end_of(connection_).read_ahead({});
+}
 
 ManagerReply ManagerChannel::exchange(const Object& request, ManagerLink* link, Timeout limit) {
   ManagerRequest encoded(*this, request);

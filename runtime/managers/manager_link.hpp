@@ -71,7 +71,7 @@ class ManagerChannel {
  public:
   enum class Peer { unknown, python, millrace, own_program };
 
-  explicit ManagerChannel(Connection connection) : connection_(std::move(connection)) {}
+  explicit ManagerChannel(Connection connection);
   /// Sends a request and waits for its reply. Anything thrown but errors of encoding and decoding
   /// leaves it broken.
   /// `link`: whose server it is, for proxies in the reply.

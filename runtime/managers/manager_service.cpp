@@ -1,6 +1,5 @@
 #include "runtime/managers/manager_service.hpp"
 
-#include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -18,8 +17,9 @@ namespace millrace::runtime {
 
 namespace {
 
-// How long a thread waits for its client, and how many do at once.
-constexpr int kLingerMs = 20;
+using Look = ConnectionEnd::Look;
+
+// How many threads wait for their clients at once.
 constexpr unsigned kLingering = 16;
 // Connections beyond the limit that are told so. Those beyond these are hung up on.
 constexpr std::size_t kRefused = 64;
@@ -48,12 +48,6 @@ class Change {
   std::atomic<unsigned>& count_;
   const unsigned by_;
 };
-
-// A request has come, or the end.
-bool readable(int socket, int milliseconds) noexcept {
-  pollfd event{socket, POLLIN | POLLRDHUP, 0};
-  return ::poll(&event, 1, milliseconds) > 0;
-}
 
 std::string_view text_of(const wire::Writer& frame) {
   return {reinterpret_cast<const char*>(frame.data()), frame.size()};
@@ -167,7 +161,7 @@ void ManagerService::end(ManagerTalk& talk) {
 
 // One request of a connection, and those that follow at once while nobody else waits.
 ManagerService::After ManagerService::converse(ManagerTalk& talk) {
-  if (!readable(talk.socket, 0)) return After::park;
+  if (!talk.end.look(Look::now)) return After::park;
   ManagerSession& session = talk.session;
   Bytes far;
   for (bool in_line = false;;) {
@@ -223,14 +217,14 @@ void ManagerService::answer(ManagerTalk& talk, bool stay) {
 // Whether the next request comes soon: the thread and its client are still warm.
 bool ManagerService::linger(ManagerTalk& talk) {
   if (!talk.session.line() && may_spin()) {
-    if (talk.patience.wait([&] { return something_came(talk.socket); })) return true;
+    if (talk.patience.wait([&] { return talk.end.look(Look::now); })) return true;
   }
   const Change asleep(awake_, -1U);
   const Change one(lingering_, 1);
   // relaxed: one more or less
-  if (lingering_.load(std::memory_order_relaxed) > kLingering) return readable(talk.socket, 0);
+  if (lingering_.load(std::memory_order_relaxed) > kLingering) return talk.end.look(Look::now);
   crew_.stand_aside(true);
-  const bool come = readable(talk.socket, kLingerMs);
+  const bool come = talk.end.look(Look::wait);
   crew_.stand_aside(false);
   return come;
 }

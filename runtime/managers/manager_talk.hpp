@@ -13,6 +13,7 @@
 #include <millrace/wire/buffer.hpp>
 #include <utility>
 
+#include "runtime/channels/connection_end.hpp"
 #include "runtime/channels/patience.hpp"
 #include "runtime/channels/program_proof.hpp"
 #include "runtime/managers/manager_session.hpp"
@@ -22,16 +23,23 @@ namespace millrace::runtime {
 struct ManagerTalk {
   using OnWait = std::function<void(ManagerTalk& talk, bool on)>;
 
+  // How long a thread waits for its client.
+  static constexpr std::chrono::milliseconds kLinger{20};
+
   ManagerTalk(ManagerServer& server, Connection of, OnWait on_wait)
       : connection(std::move(of)),
+        end(end_of(connection)),
         socket(connection.fileno()),
         session(
             server, [this, told = std::move(on_wait)](bool on) { told(*this, on); },
-            ends_seen_by_server(socket)) {}
+            ends_seen_by_server(socket)) {
+    end.read_ahead(kLinger);
+  }
   ManagerTalk(const ManagerTalk&) = delete;
   ManagerTalk& operator=(const ManagerTalk&) = delete;
 
   const Connection connection;
+  ConnectionEnd& end;  // until the connection is closed
   const int socket;  // open from ManagerWatch::add() to remove()
   ManagerSession session;
   // The last one, which may lie in the line still.
