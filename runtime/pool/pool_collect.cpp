@@ -17,7 +17,7 @@ bool ProcessPool::pump(Lock& lock) {
   if (!any || load().tasks != 0) {
     // Before the look at the slots: an old sum makes one look in vain, a new one would hide a
     // reply. An old one that stays would keep whoever waits for the rest from ever sleeping.
-    seen_completed_ = completed_sum();
+    seen_completed_.store(completed_sum(), std::memory_order_relaxed);  // with the lock
     any |= collect();
   }
   any |= handle_deaths();
@@ -26,6 +26,7 @@ bool ProcessPool::pump(Lock& lock) {
   if (!jobs_.empty() && !all_done) any |= feed(lock);
   if (!completed_.empty()) complete_jobs(lock);
   if (any && sleepers_ != 0) changed_.notify_all();  // it may be what another thread waits for
+  if (any && listening_) tell_listener();
   return any;
 }
 
@@ -190,6 +191,7 @@ void ProcessPool::end_job(Job& job) {
   put_away(job);
   if (job.settings_.asynchronous) --asynchronous_;
   if (sleepers_ != 0) changed_.notify_all();
+  if (listening_) tell_listener();
 }
 
 // Calls the job's progress sink, without the lock.

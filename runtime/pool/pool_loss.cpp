@@ -76,12 +76,14 @@ bool ProcessPool::handle_deaths() {
   const std::uint64_t deaths = table.deaths().load(std::memory_order_acquire);
   // BREAK pool: zygote.cpp writes, pool_loss.cpp reads
   if (shared_->broken.load(std::memory_order_acquire) != 0 && !broken_) {
+    seen_broken_.store(1, std::memory_order_relaxed);  // with the lock
     broken_ = broken_error();
     fail_everything(broken_);
     return true;
   }
-  if (deaths == seen_deaths_) return false;
-  seen_deaths_ = deaths;
+  // relaxed: with the lock
+  if (deaths == seen_deaths_.load(std::memory_order_relaxed)) return false;
+  seen_deaths_.store(deaths, std::memory_order_relaxed);
   const std::vector<std::uint32_t> dead = newly_dead();
   for (const auto& lane : lanes_) {
     const std::vector<std::uint16_t> out(lane->out.begin(), lane->out.end());

@@ -102,6 +102,9 @@ bool ProcessPool::wait_locked(Lock& lock, Job& job, Clock::time_point deadline,
         continue;
       }
       if (collector_listens_) shared_->bell.rouse();  // ours is the shorter way
+      if (timed_out_ != 0 || timed_ranges_ != 0) {    // of tasks younger than that wait
+        if (const auto limit = next_deadline(); limit && *limit < listens_until_) tell_listener();
+      }
       wake_owed();
       ++sleepers_;
       // A request to be interrupted does not reach a condition variable.
@@ -142,11 +145,29 @@ bool ProcessPool::something_arrived(const Job* job) const {
 }
 
 bool ProcessPool::anything_arrived(const Job* job) const {
-  return something_arrived(job) || completed_sum() != seen_completed_ ||
+  // relaxed: what this thread has seen, or another meanwhile, which then tells it
+  return something_arrived(job) ||
+         completed_sum() != seen_completed_.load(std::memory_order_relaxed) ||
          // DEATH process: raised in process_table.cpp
-         shm::ProcessTable::instance().deaths().load(std::memory_order_acquire) != seen_deaths_ ||
+         shm::ProcessTable::instance().deaths().load(std::memory_order_acquire) !=
+             seen_deaths_.load(std::memory_order_relaxed) ||
          // BREAK pool: zygote.cpp writes, pool_loss.cpp reads
-         shared_->broken.load(std::memory_order_acquire) != (broken_ ? 1U : 0U);
+         shared_->broken.load(std::memory_order_acquire) !=
+             seen_broken_.load(std::memory_order_relaxed);
+}
+
+// The same for who listens: also when another thread has had what arrived.
+bool ProcessPool::anything_new(const Watch& watch) const {
+  // TURN pool: acquire, see tell_listener()
+  return anything_arrived(watch.job) || turns_.load(std::memory_order_acquire) != watch.turns;
+}
+
+// With the lock, after something was done that the thread that listens without it may wait for, and
+// can no more see arrive.
+void ProcessPool::tell_listener() noexcept {
+  // TURN pool: release, before the look for the sleeper; pairs with anything_new()
+  turns_.store(turns_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  shared_->bell.notify_all();
 }
 
 std::uint64_t ProcessPool::completed_sum() const {
@@ -170,6 +191,7 @@ ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_poin
   if (timed_out_ != 0 || timed_ranges_ != 0) {
     if (const auto limit = next_deadline(); limit && *limit < deadline) deadline = *limit;
   }
+  listens_until_ = deadline;
   const std::size_t owed = std::exchange(owed_wakes_, 0);
   const Load now = load();
   const std::size_t spinning = spinning_workers(owed, now);
@@ -183,7 +205,8 @@ ProcessPool::Watch ProcessPool::begin_listening(const Job* job, Clock::time_poin
               .dealt = job == dealing_ ? dealt_since_ : 0,
               .load = now,
               .copies = copies,
-              .grace = pulled || spinning > owed};
+              .grace = pulled || spinning > owed,
+              .turns = turns_.load(std::memory_order_relaxed)};
   if (owed != 0 && (job == nullptr || (spinning == 0 && !pulled))) wake(watch);
   const std::uint32_t eager = job != nullptr && job->settings_.caller_feeds ? 1 : 0;
   if (shared_->eager.load(std::memory_order_relaxed) != eager) {
@@ -215,7 +238,7 @@ bool ProcessPool::spin(Watch& watch) {
       if (something_arrived(watch.job)) return true;
       shm::cpu_relax();
     }
-    if (anything_arrived(watch.job)) {
+    if (anything_new(watch)) {
       soon = true;  // not late for that: what arrived is looked at, then the wait goes on
       break;
     }
@@ -225,10 +248,10 @@ bool ProcessPool::spin(Watch& watch) {
     return true;
   }
   if (watch.owed != 0) wake(watch);
-  if (anything_arrived(watch.job)) return true;
+  if (anything_new(watch)) return true;
   for (int yield = 0; yield < 2; ++yield) {
     ::sched_yield();
-    if (anything_arrived(watch.job)) return true;
+    if (anything_new(watch)) return true;
   }
   return false;
 }
@@ -263,7 +286,7 @@ int ProcessPool::sleep(const Watch& watch) {
   const auto key = shared_->bell.prepare();
   shared_->parent_awake.store(0, std::memory_order_relaxed);
   const int outcome =
-      anything_arrived(job) || (job != nullptr && shm::BlockingCall::requested())
+      anything_new(watch) || (job != nullptr && shm::BlockingCall::requested())
           ? 0
           : shared_->bell.wait(key, std::min(watch.deadline, Clock::now() + kSlice));
   shared_->parent_awake.store(1, std::memory_order_relaxed);

@@ -289,6 +289,7 @@ void ProcessPool::terminate() noexcept {
     } catch (...) {  // no memory for the error: waiters are woken all the same
     }
     changed_.notify_all();
+    tell_listener();
     shared_->bell.rouse();
   }
   end_processes();

@@ -132,6 +132,7 @@ class ProcessPool final : public PoolCore {
     bool grace = false;       ///< workers without work are about to leave their cpus
     bool woke = false;        ///< somebody has been woken meanwhile
     bool late = false;        ///< what was dealt was not done soon
+    std::uint64_t turns = 0;  ///< of other threads, when it began to listen
   };
 
   /// A range job in progress.
@@ -217,6 +218,8 @@ class ProcessPool final : public PoolCore {
   void listen(Lock& lock, const Job* job, Clock::time_point deadline);
   bool something_arrived(const Job* job) const;
   bool anything_arrived(const Job* job) const;
+  bool anything_new(const Watch& watch) const;
+  void tell_listener() noexcept;
   std::uint64_t completed_sum() const;
   void start_collector();
   void collector_loop();
@@ -280,9 +283,13 @@ class ProcessPool final : public PoolCore {
   const Job* dealing_ = nullptr;   ///< its tasks may hold several chunks
   std::uint64_t dealt_since_ = 0;  ///< ticks when they were handed out; 0: none holds several now
   std::uint64_t next_job_id_ = 1;
-  std::uint64_t seen_completed_ = 0;
+  // Written with the lock, read by the listener without.
+  std::atomic<std::uint64_t> seen_completed_{0};
+  std::atomic<std::uint64_t> seen_deaths_{0};
+  std::atomic<std::uint32_t> seen_broken_{0};  ///< of PoolShared
+  std::atomic<std::uint64_t> turns_{0};  ///< of threads that did something while another listened
   int carriers_ = 0;  ///< threads in wait() that carry their job's bytes to the workers
-  std::uint64_t seen_deaths_ = 0;
+  Clock::time_point listens_until_{};  ///< the listener's deadline
   std::vector<std::int32_t> watched_;  ///< listener: per lane, the slot to look at first
 
   std::thread collector_;
