@@ -199,17 +199,20 @@ class Full : public std::runtime_error {
 }  // namespace queue
 
 /// Ends the process that throws it with the given exit code (mod 256), or with code 1 after
-/// printing the text to stderr. No base class, so `catch (const std::exception&)` lets it pass.
-/// Python: SystemExit.
+/// printing the text, be it empty, to stderr as a line. No base class, so
+/// `catch (const std::exception&)` lets it pass. Python: SystemExit.
 class SystemExit {
  public:
   explicit SystemExit(int code = 0) noexcept : code_(code) {}
-  explicit SystemExit(std::string text) : code_(1), text_(std::move(text)) {}
+  explicit SystemExit(std::string text) : code_(1), has_text_(true), text_(std::move(text)) {}
   [[nodiscard]] int code() const noexcept { return code_; }
+  /// Whether it was made of a text.
+  [[nodiscard]] bool has_text() const noexcept { return has_text_; }
   [[nodiscard]] const std::string& text() const noexcept { return text_; }
 
  private:
   int code_;
+  bool has_text_ = false;
   std::string text_;
 };
 

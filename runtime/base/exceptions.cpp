@@ -79,7 +79,7 @@ std::string what_of(const std::exception_ptr& pointer) {
   } catch (const std::exception& error) {
     return error.what();
   } catch (const SystemExit& error) {
-    return error.text().empty() ? std::to_string(error.code()) : error.text();
+    return error.has_text() ? error.text() : std::to_string(error.code());
   } catch (const std::string& text) {
     return text;
   } catch (const char* text) {

@@ -172,12 +172,14 @@ AbandonedLock take_abandoned(wire::Reader& in) { return AbandonedLock(in.take<st
 
 void put_exit(wire::Writer& out, const SystemExit& error) {
   out.put(static_cast<std::int32_t>(error.code()));
+  out.put(static_cast<std::uint8_t>(error.has_text()));
   put_text(out, error.text());
 }
 SystemExit take_exit(wire::Reader& in) {
   const auto code = in.take<std::int32_t>();
+  const bool has_text = in.take<std::uint8_t>() != 0;
   std::string text = take_text(in);
-  return text.empty() ? SystemExit(code) : SystemExit(std::move(text));
+  return has_text ? SystemExit(std::move(text)) : SystemExit(code);
 }
 
 // A RemoteError that travels on keeps its type's name; its trace is the message's own.

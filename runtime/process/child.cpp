@@ -295,7 +295,7 @@ void set_parent_affinity(AffinityMask mask) noexcept {
     body(argument);
     return 0;
   } catch (const SystemExit& exit) {
-    if (!exit.text().empty()) print_error(exit.text() + "\n");
+    if (exit.has_text()) print_error(exit.text() + "\n");
     return exit.code();
   } catch (const abi::__forced_unwind&) {
     throw;  // pthread_exit: the thread ends, and with the last of them the process

@@ -140,7 +140,7 @@ Described describe(const std::exception_ptr& pointer) {
     return describe_known(error);
   } catch (const SystemExit& error) {
     return {{"builtins", "SystemExit"},
-            error.text().empty() ? Tuple{error.code()} : Tuple{error.text()}};
+            error.has_text() ? Tuple{error.text()} : Tuple{error.code()}};
   } catch (const KeyboardInterrupt&) {
     return {{"builtins", "KeyboardInterrupt"}, Tuple()};
   } catch (...) {

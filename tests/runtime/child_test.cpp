@@ -76,10 +76,11 @@ TEST_F(ChildTest, GuardTurnsWhatIsThrownIntoAnExitCode) {
   EXPECT_EQ(guarded([](void*) {}), 0);
   EXPECT_EQ(guarded([](void*) { throw mp::SystemExit(5); }), 5);
   EXPECT_EQ(guarded([](void*) { throw mp::SystemExit("text"); }), 1);
+  EXPECT_EQ(guarded([](void*) { throw mp::SystemExit(""); }), 1);
   EXPECT_EQ(guarded([](void*) { throw std::runtime_error("why"); }), 1);
   EXPECT_EQ(guarded([](void*) { throw 3; }), 1);
   const std::string text = ::testing::internal::GetCapturedStderr();
-  EXPECT_EQ(text.rfind("text\nProcess MainProcess:\n", 0), 0U) << text;
+  EXPECT_EQ(text.rfind("text\n\nProcess MainProcess:\n", 0), 0U) << text;
   EXPECT_NE(text.find("std::runtime_error: why\n"), std::string::npos);
   EXPECT_NE(text.find("int: 3\n"), std::string::npos);
 }

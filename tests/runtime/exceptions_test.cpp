@@ -253,6 +253,10 @@ TEST(Exceptions, SystemExitKeepsCodeAndText) {
     EXPECT_EQ(e.text(), "over");
     EXPECT_EQ(e.code(), 1);
   });
+  expect_as<mp::SystemExit>(thrown(mp::SystemExit("")),
+                            [](const mp::SystemExit& e) { EXPECT_TRUE(e.has_text()); });
+  expect_as<mp::SystemExit>(thrown(mp::SystemExit(1)),
+                            [](const mp::SystemExit& e) { EXPECT_FALSE(e.has_text()); });
 }
 
 TEST(Exceptions, DeclaredTypeArrivesAsItself) {
