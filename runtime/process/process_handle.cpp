@@ -72,7 +72,9 @@ bool ProcessHandle::daemon() const {
 void ProcessHandle::daemon(bool daemon) const {
   const std::lock_guard guard(runtime::process_mutex());
   refuse_closed(*record_);
-  if (record_->stage != Stage::initial) throw AssertionError("process has already started");
+  if (record_->role != Role::self && record_->stage != Stage::initial) {
+    throw AssertionError("process has already started");
+  }
   record_->daemon = daemon;
 }
 
@@ -99,7 +101,7 @@ std::optional<int> ProcessHandle::exitcode() const {
 Bytes ProcessHandle::authkey() const {
   if (record_->role == Role::self) return runtime::own_authkey();
   const std::lock_guard guard(runtime::process_mutex());
-  return record_->authkey;
+  return record_->authkey.value_or(Bytes());  // a parent's is not known
 }
 
 void ProcessHandle::authkey(Bytes key) const {

@@ -86,8 +86,8 @@ Processes& processes() {
 
 // A main process gets its key when somebody first needs one.
 const Bytes& key_of_self(Processes& all) {
-  if (all.self->authkey.empty()) all.self->authkey = random_key();
-  return all.self->authkey;
+  if (!all.self->authkey) all.self->authkey = random_key();
+  return *all.self->authkey;
 }
 
 struct Status {

@@ -38,7 +38,7 @@ struct ProcessRecord {
   std::optional<affinity::Binding> bind;
   bool daemon = false;
   bool may_have_children = false;  // though daemonic: pool workers and what they start
-  Bytes authkey;
+  std::optional<Bytes> authkey;  // none: the main process's, until somebody needs it
   pid_t pid = 0;
   shm::ProcessId id = 0;
   bool served = false;  // made by the fork server: this process cannot wait for it

@@ -284,7 +284,7 @@ std::unique_ptr<SpawnMessage> describe_child(const ProcessRecord& record, const 
     child.identity = record.identity;
     child.daemon = record.daemon;
     child.may_have_children = record.may_have_children;
-    child.authkey = record.authkey.view();
+    child.authkey = record.authkey->view();
   }
   child.method = method;
   child.executable = executable();

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
 #include <memory>
 #include <millrace/context.hpp>
 #include <millrace/process.hpp>
@@ -204,6 +205,24 @@ TEST_F(ProcessTest, DaemonFlagIsInheritedAndFixedByStart) {  // P07; test_daemon
   EXPECT_THROW(p.daemon(true), mp::AssertionError);
   p.join();
   EXPECT_FALSE(mp::current_process().daemon());
+}
+
+TEST_F(ProcessTest, OwnDaemonFlagMayBeSet) {  // P07: as CPython, which did not start it either
+  const auto outcome = mp::test::run_program([] {
+    mp::current_process().daemon(true);
+    mp::Process p([] { std::printf("not run\n"); });
+    std::printf("%d%d\n", mp::current_process().daemon(), p.daemon());
+    EXPECT_THROW(p.start(), mp::AssertionError);
+    mp::current_process().daemon(false);
+    mp::Process q([] {
+      mp::current_process().daemon(true);
+      std::printf("%d\n", mp::current_process().daemon());
+    });
+    q.start();
+    q.join();
+    std::printf("%d\n", q.daemon());
+  });
+  EXPECT_EQ(outcome.out, "11\n1\n0\n");
 }
 
 TEST_F(ProcessTest, DaemonMayNotHaveChildren) {  // P03

@@ -107,6 +107,20 @@ TEST_F(ProcessViewTest, AuthkeyIsInherited) {  // P11; test_current_process
   EXPECT_EQ(q.exitcode(), 0);
 }
 
+TEST_F(ProcessViewTest, AnEmptyAuthkeyIsOneToo) {  // P11
+  const mp::Bytes key = mp::current_process().authkey();
+  mp::current_process().authkey("");
+  EXPECT_EQ(mp::current_process().authkey(), "");
+  mp::Process p([] {
+    if (mp::current_process().authkey() != "") throw mp::SystemExit(1);
+  });
+  EXPECT_EQ(p.authkey(), "");
+  p.start();
+  p.join();
+  EXPECT_EQ(p.exitcode(), 0);
+  mp::current_process().authkey(key);
+}
+
 TEST_F(ProcessViewTest, SentinelIsReadableAfterTheEnd) {  // P12; test_sentinel
   Gate gate;
   mp::Process p([&gate] { gate.wait(); });
