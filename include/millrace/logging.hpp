@@ -23,9 +23,10 @@ enum class Level : int {
 [[nodiscard]] std::string name(Level level);
 
 /// The one logger of a process. It has no handler until log_to_stderr() and then writes lines
-/// `[LEVEL/processName] message` to stderr. Level notset passes warnings and up, as Python's root
-/// does. Any thread; no call throws for a stderr that cannot be written to. Children made by fork
-/// inherit level and handler.
+/// `[LEVEL/processName] message` to stderr; until then warnings and up come there as they are, as
+/// Python's handler of last resort writes them. Level notset passes warnings and up, as Python's
+/// root does. Any thread; no call throws for a stderr that cannot be written to. Children made by
+/// fork inherit level and handler.
 class Logger {
  public:
   Logger(const Logger&) = delete;

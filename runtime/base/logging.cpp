@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "runtime/base/fork_mutex.hpp"
+#include "runtime/base/log_handler.hpp"
 #include "runtime/process/child.hpp"
 #include "shm/immortal.hpp"
 
@@ -83,16 +84,19 @@ Level Logger::level() const noexcept { return g_level.load(std::memory_order_rel
 void Logger::set_level(Level level) noexcept { g_level.store(level, std::memory_order_relaxed); }
 
 bool Logger::enabled(Level message) const noexcept {
-  if (!g_has_handler.load(std::memory_order_relaxed)) return false;
   const Level set = level();
-  return message >= (set == Level::notset ? Level::warning : set);
+  if (message < (set == Level::notset ? Level::warning : set)) return false;
+  return message >= Level::warning || runtime::has_log_handler();
 }
 
 void Logger::log(Level message, std::string_view text) noexcept {
   if (!enabled(message)) return;
   try {
-    const std::string line =
-        "[" + name(message) + "/" + runtime::process_name() + "] " + std::string(text);
+    std::string line;
+    if (runtime::has_log_handler()) {
+      line = "[" + name(message) + "/" + runtime::process_name() + "] ";
+    }
+    line += text;
     const std::lock_guard guard(output().mutex);
     output().logger.log(nearest(message), spdlog::string_view_t(line));
   } catch (...) {
@@ -101,6 +105,10 @@ void Logger::log(Level message, std::string_view text) noexcept {
 }
 
 }  // namespace logging
+
+bool runtime::has_log_handler() noexcept {
+  return logging::g_has_handler.load(std::memory_order_relaxed);
+}
 
 logging::Logger& get_logger() noexcept { return logging::LoggerAccess::instance(); }
 

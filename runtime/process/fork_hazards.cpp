@@ -11,6 +11,7 @@
 #include <string>
 
 #include "runtime/base/fork_mutex.hpp"
+#include "runtime/base/log_handler.hpp"
 #include "shm/layout.hpp"
 
 namespace millrace::runtime {
@@ -67,7 +68,8 @@ void check_fork() {
         "survive it. Use the start method spawn or forkserver, start before MPI_Init, or insist by "
         "MILLRACE_FORK_AFTER_MPI=1");
   }
-  if (!get_logger().enabled(logging::Level::warning)) return;
+  // Looking is slow where there are threads, and every start would say it again.
+  if (!has_log_handler() || !get_logger().enabled(logging::Level::warning)) return;
   if (const long others = lasting_threads(); others > 0) {
     get_logger().warning(
         "This process (pid=" + std::to_string(::getpid()) + ") has " + std::to_string(others) +

@@ -16,8 +16,17 @@ class LoggingTest : public mp::test::LeakCheck {};
 
 TEST_F(LoggingTest, LoggerHasNoHandlerAtFirst) {  // W01; test_enable_logging
   EXPECT_EQ(mp::get_logger().level(), Level::notset);
-  const auto outcome = run_program([] { mp::get_logger().critical("nobody hears"); });
-  EXPECT_EQ(outcome.err, "");
+  const auto outcome = run_program([] {
+    auto& log = mp::get_logger();
+    log.subwarning("nobody hears");
+    log.warning("by the handler of last resort");
+    log.set_level(Level::debug);
+    log.info("nobody hears");
+    log.set_level(Level::error);
+    log.warning("nobody hears");
+    log.critical("nor has it a format");
+  });
+  EXPECT_EQ(outcome.err, "by the handler of last resort\nnor has it a format\n");
 }
 
 TEST_F(LoggingTest, LinesShowLevelAndProcess) {  // W02
