@@ -9,13 +9,17 @@
 //  1. A permit is taken by a compare-and-swap of 0 to an owner and given back by one of an owner to
 //     0: at every instant it is there or its owner is known.
 //  2. hint says where to look first; any value does.
+//  3. Words from `used` on have never been written: all there. It grows before the first of them
+//     is taken, and only when all below it are, so that nobody walks through, or fills with pages,
+//     the words of a bound that is never come near.
 //
 // When a process dies between any two steps: its permits name it and are taken back by whoever
-// finds none, or waits for a slice. Otherwise as turnstile.hpp says. Progress: try_take() and
-// give() are lock-free (they look at each permit once or more often); take() blocks. No system call
-// unless some wait or none is left.
+// finds none, or waits for a slice; `used` may have grown for nothing. Otherwise as turnstile.hpp
+// says. Progress: try_take() and give() are lock-free (they look at each used permit once or more
+// often); take() blocks. No system call unless some wait or none is left.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -28,17 +32,23 @@ class Permits {
  public:
   using Word = std::atomic<std::uint32_t>;
 
+  /// So many are looked at from the first.
+  static constexpr std::uint32_t kUsedAtOnce = 64;
+
   /// Bytes of one with `n` permits; the words lie behind it.
   static constexpr std::size_t bytes_for(std::size_t n) noexcept {
     return sizeof(Permits) + n * sizeof(Word);
   }
   /// For one that nobody else sees yet, in zero-filled memory of bytes_for(n).
-  void start_with(std::uint32_t n) noexcept { bound_ = n; }
+  void start_with(std::uint32_t n) noexcept {
+    bound_ = n;
+    used_.store(std::min(n, kUsedAtOnce), std::memory_order_relaxed);  // nobody else yet
+  }
   [[nodiscard]] std::uint32_t bound() const noexcept { return bound_; }
 
   /// As try_take(), but looks at one place only.
   bool try_quickly(ProcessId me) noexcept {
-    return turns_.open() && bound_ != 0 && grab_at(first(), me);
+    return turns_.open() && bound_ != 0 && grab_at(first(used()), me);
   }
   /// Takes a permit if there is one. Memory ordering: acquire of what came before its release.
   bool try_take(ProcessId me) noexcept {
@@ -65,8 +75,9 @@ class Permits {
 
   /// The same, if one of the caller's own is where it looks first.
   bool give_quickly(ProcessId me) noexcept {
-    return bound_ != 0 && words()[first()].load(std::memory_order_relaxed) == me &&  // a guess
-           give_back(first(), me);
+    const std::uint32_t i = first(used());
+    return bound_ != 0 && words()[i].load(std::memory_order_relaxed) == me &&  // a guess
+           give_back(i, me);
   }
 
   /// Takes back what the dead have; how many that were.
@@ -75,7 +86,7 @@ class Permits {
     std::uint32_t count = 0;
     ProcessId last = me;  // asked about last, and how it was: owners come in runs
     bool dead = false;
-    for (std::uint32_t i = 0; i < bound_; ++i) {
+    for (std::uint32_t i = 0, end = used(); i < end; ++i) {
       // OBSERVE permit: acquire pairs with TAKE permit; `gone` has seen the death.
       std::uint32_t owner = words()[i].load(std::memory_order_acquire);
       if (owner == 0) continue;
@@ -90,8 +101,9 @@ class Permits {
 
   /// How many are there; each was a moment ago.
   [[nodiscard]] std::uint32_t count() const noexcept {
-    std::uint32_t there = 0;
-    for (std::uint32_t i = 0; i < bound_; ++i) {
+    const std::uint32_t end = used();
+    std::uint32_t there = bound_ - end;
+    for (std::uint32_t i = 0; i < end; ++i) {
       if (words()[i].load(std::memory_order_relaxed) == 0) ++there;  // a number
     }
     return there;
@@ -101,14 +113,19 @@ class Permits {
   [[nodiscard]] Word* words() const noexcept {
     return reinterpret_cast<Word*>(const_cast<Permits*>(this) + 1);
   }
-  // The k-th place to look at, from the hint on.
-  [[nodiscard]] std::uint32_t place(std::uint32_t first, std::uint32_t k) const noexcept {
-    const std::uint32_t i = first + k;
-    return i >= bound_ ? i - bound_ : i;
+  // USED words. relaxed: a number; who has heard of a permit's taking sees its word counted, since
+  // GROW comes before TAKE, a release.
+  [[nodiscard]] std::uint32_t used() const noexcept {
+    return used_.load(std::memory_order_relaxed);
   }
-  [[nodiscard]] std::uint32_t first() const noexcept {
+  // The k-th place of `end` to look at, from `first` on.
+  static std::uint32_t place(std::uint32_t first, std::uint32_t k, std::uint32_t end) noexcept {
+    const std::uint32_t i = first + k;
+    return i >= end ? i - end : i;
+  }
+  [[nodiscard]] std::uint32_t first(std::uint32_t end) const noexcept {
     const std::uint32_t hint = hint_.load(std::memory_order_relaxed);  // see invariant 2
-    return hint < bound_ ? hint : 0;
+    return hint < end ? hint : 0;
   }
 
   bool grab_at(std::uint32_t i, ProcessId me) noexcept {
@@ -118,22 +135,38 @@ class Permits {
                                                             std::memory_order_relaxed);
   }
   bool grab(ProcessId me) noexcept {
-    const std::uint32_t from = first();
-    for (std::uint32_t k = 0; k < bound_; ++k) {
-      const std::uint32_t i = place(from, k);
+    std::uint32_t end = used();
+    const std::uint32_t from = first(end);
+    for (std::uint32_t k = 0; k < end; ++k) {
+      const std::uint32_t i = place(from, k, end);
       if (grab_at(i, me)) {
         if (k != 0) hint_.store(i, std::memory_order_relaxed);  // see invariant 2
         return true;
       }
     }
+    for (; end < bound_; ++end) {
+      grow(end);
+      if (grab_at(end, me)) {
+        hint_.store(end, std::memory_order_relaxed);  // see invariant 2
+        return true;
+      }
+    }
     return false;
+  }
+  // The word `last` is used from now on.
+  void grow(std::uint32_t last) noexcept {
+    std::uint32_t now = used_.load(std::memory_order_relaxed);
+    // GROW. relaxed: TAKE, a release, comes behind it; see USED
+    while (now <= last && !used_.compare_exchange_weak(now, last + 1, std::memory_order_relaxed)) {
+    }
   }
 
   template <class Suits>
   bool give_one(Suits&& suits) noexcept {
-    const std::uint32_t from = first();
-    for (std::uint32_t k = 0; k < bound_; ++k) {
-      const std::uint32_t i = place(from, k);
+    const std::uint32_t end = used();
+    const std::uint32_t from = first(end);
+    for (std::uint32_t k = 0; k < end; ++k) {
+      const std::uint32_t i = place(from, k, end);
       const std::uint32_t owner = words()[i].load(std::memory_order_relaxed);  // a guess
       if (owner != 0 && suits(owner) && give_back(i, owner)) {
         if (k != 0) hint_.store(i, std::memory_order_relaxed);  // see invariant 2
@@ -157,7 +190,8 @@ class Permits {
   Turnstile turns_;
   Word hint_{0};             // see invariant 2
   std::uint32_t bound_ = 0;  // constant once shared
+  Word used_{0};             // see invariant 3
 };
-static_assert(sizeof(Permits) == 20 && std::is_standard_layout_v<Permits>);
+static_assert(sizeof(Permits) == 24 && std::is_standard_layout_v<Permits>);
 
 }  // namespace millrace::shm

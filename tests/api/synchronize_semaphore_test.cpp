@@ -1,5 +1,6 @@
 // Semaphore, BoundedSemaphore and Event (S09-S13, S21-S25, S34).
 // CPython: _TestSemaphore, _TestEvent (test_repr here); more: ported_synchronize_test.cpp.
+#include <fstream>
 #include <millrace/millrace.hpp>
 #include <vector>
 
@@ -49,6 +50,33 @@ TEST_F(Synchronize, BoundedSemaphoreRefusesToExceedItsValueS13) {
   const mp::BoundedSemaphore none(0);
   EXPECT_FALSE(none.try_acquire());
   EXPECT_THROW(none.release(), mp::ValueError);
+}
+
+TEST_F(Synchronize, ABoundedSemaphoreThatNeverComesNearItsBoundCostsNoMoreS13) {
+  const auto resident = [] {
+    std::ifstream file("/proc/self/statm");
+    long total = 0;
+    long pages = 0;
+    file >> total >> pages;
+    return pages;
+  };
+  const mp::BoundedSemaphore sem(2147483647);
+  const long before = resident();
+  EXPECT_EQ(sem.get_value(), 2147483647);
+  for (int i = 0; i < 3000; ++i) ASSERT_TRUE(sem.try_acquire());
+  EXPECT_EQ(sem.get_value(), 2147483647 - 3000);
+  EXPECT_EQ(sem.repr(), "<BoundedSemaphore(value=2147480647, maxvalue=2147483647)>");
+  mp::Process p([sem] {
+    for (int i = 0; i < 100; ++i) sem.acquire();
+    sem.release();
+  });
+  p.start();
+  p.join();
+  EXPECT_EQ(sem.get_value(), 2147483647 - 3000);  // the dead one's came back
+  for (int i = 0; i < 3000; ++i) sem.release();
+  EXPECT_THROW(sem.release(), mp::ValueError);
+  EXPECT_EQ(sem.get_value(), 2147483647);
+  EXPECT_LT(resident() - before, 1000);
 }
 
 TEST_F(Synchronize, SemaphoresTimeOutS10) {

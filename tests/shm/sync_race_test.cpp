@@ -154,6 +154,30 @@ TEST_P(PermitRaces, LetInNoMoreThanThereAre) {
   EXPECT_EQ(turns, bound == 1 ? long{kThreads} * kTurns : 0);
 }
 
+// More threads than words that are used from the first have room for: these grow as they race.
+TEST(SyncRaces, PermitsOfALargeBoundAreCountedAsTheyAreUsed) {
+  constexpr std::uint32_t kFew = 2;  // are left of those that are used from the first
+  constexpr std::uint32_t kBound = Permits::kUsedAtOnce + 1;
+  for (int round = 0; round < 300; ++round) {
+    const OnHeap<Permits> permits(kBound * sizeof(Permits::Word));
+    permits->start_with(kBound);
+    for (std::uint32_t i = kFew; i < Permits::kUsedAtOnce; ++i) ASSERT_TRUE(permits->try_take(9));
+    std::atomic<int> inside{0};
+    run_threads(kThreads, [&](int thread) {
+      const auto me = static_cast<ProcessId>(thread + 1);
+      for (int i = 0; i < kTurns / 20; ++i) {
+        Pace pace(kNever, Interrupts::ignored);
+        ASSERT_TRUE(permits->try_quickly(me) || permits->try_take(me) ||
+                    permits->take(me, alive, pace));
+        ASSERT_LE(inside.fetch_add(1, std::memory_order_relaxed) + 1, int{kFew} + 1);
+        inside.fetch_sub(1, std::memory_order_relaxed);
+        ASSERT_TRUE(permits->give(me));
+      }
+    });
+    EXPECT_EQ(permits->count(), kFew + 1);
+  }
+}
+
 TEST(SyncRaces, EventHandsOnWhatWasDoneBefore) {
   constexpr int kRounds = 200;
   const OnHeap<EventWord> events(kRounds * sizeof(EventWord));

@@ -9,6 +9,7 @@
 
 #include "shm/barrier.hpp"
 #include "shm/caller.hpp"
+#include "shm/permits.hpp"
 #include "shm/shared_lock.hpp"
 #include "tests/shm/in_child.hpp"
 #include "tests/stress/step_kill.hpp"
@@ -156,6 +157,32 @@ TEST(SyncKill, BoundedSemaphorePermitsComeBack) {
     sem->release();
     sem->release();
     return sem->get_value() == 2;
+  };
+  expect_unbroken(step_kill(c));
+}
+
+TEST(SyncKill, PermitsNeverUsedBeforeComeBackToo) {
+  constexpr int kUsed = shm::Permits::kUsedAtOnce;
+  std::optional<BoundedSemaphore> sem;
+  StepKillCase c;
+  c.stride = 13;
+  c.setup = [&] {
+    sem.emplace(kUsed + 2);
+    for (int i = 0; i < kUsed; ++i) sem->acquire();
+  };
+  c.prepare = [] { shm::this_caller(); };
+  c.operation = [&] {
+    sem->acquire();
+    sem->acquire();
+    sem->release();
+  };
+  c.check = [&](long, bool) {
+    for (int i = 0; i < 2; ++i) {
+      if (!sem->acquire(30s)) return false;
+    }
+    if (sem->try_acquire()) return false;
+    for (int i = 0; i < kUsed + 2; ++i) sem->release();
+    return sem->get_value() == kUsed + 2;
   };
   expect_unbroken(step_kill(c));
 }
