@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "runtime/pool/carriers.hpp"
-#include "runtime/pool/pool_checks.hpp"
 #include "shm/stream_copy.hpp"
 
 namespace millrace::runtime {
@@ -285,7 +284,6 @@ void wait_for_job(PoolCore& core, ErrorJob& job) {
 }
 
 JobSettings job_settings(const MapWishes& wishes, const EntryPoint& entry) {
-  check_retries(wishes.retries);
   JobSettings made{.entry = entry.id,
                    .timeout = wishes.timeout,
                    .retries = wishes.retries,

@@ -120,7 +120,7 @@ std::optional<Announced> ensure_server() {
   ForkServerNote& note = ForkServerNote::instance();
   const std::uint64_t mine = kServerStarts | std::uint64_t{shm::self()} << 2U;
   for (;;) {
-    // NOTE server: acquire, path and start time were written before
+    // NOTE server: acquire, the path was written before
     std::uint64_t seen = note.word.load(std::memory_order_acquire);
     if ((seen & kKind) == kServerRuns && runs(seen)) return Announced{note.get_path(), seen};
     if ((seen & kKind) == kServerStarts &&
@@ -141,7 +141,6 @@ std::optional<Announced> ensure_server() {
         note.word.store(kNoServer, std::memory_order_release);  // NOTE server: given back
         return std::nullopt;
       }
-      note.started.store(shm::start_time_of(pid), std::memory_order_relaxed);
       // NOTE server: release
       note.word.store(kServerRuns | static_cast<std::uint64_t>(pid) << 2U,
                       std::memory_order_release);

@@ -65,8 +65,6 @@ struct ForkServerNote {
 
   /// Who serves: nobody (0), starting by process `word >> 2`, or running with pid `word >> 2`.
   std::atomic<std::uint64_t> word;
-  /// Start time of the running server, so that another process with its pid is not taken for it.
-  std::atomic<std::uint64_t> started;
   /// The pid of a server just made, told by the process between it and the one that starts it.
   std::atomic<std::int32_t> made;
   /// The path of its socket. Written while `starting`, read while `running`; somebody who reads it
