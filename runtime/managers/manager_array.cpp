@@ -8,6 +8,7 @@
 #include "runtime/managers/manager_referent.hpp"
 #include "runtime/managers/manager_values.hpp"
 #include "runtime/values/object_node.hpp"
+#include "runtime/values/pickle.hpp"
 
 namespace millrace::runtime {
 
@@ -67,13 +68,31 @@ Object array_element(char code, const Object& value) {
   throw ValueError("bad typecode (must be b, B, u, h, H, i, I, l, L, q, Q, f or d)");
 }
 
+// What an array of `code` is made of.
+List array_elements(char code, const Object& given) {
+  if (given.is<std::string>() && code != 'u') {
+    throw TypeError(std::string("cannot use a str to initialize an array with typecode '") + code +
+                    "'");
+  }
+  if (is_byte_run(given)) {
+    try {
+      return array_numbers(code, to_bytes(given).view());
+    } catch (const UnpicklingError&) {
+      throw ValueError("bytes length not a multiple of item size");
+    }
+  }
+  List elements;
+  for (const Object& each : list_of_iterable(given)) elements.append(array_element(code, each));
+  return elements;
+}
+
 class ArrayReferent final : public TableReferent<ArrayReferent> {
  public:
   ArrayReferent(std::string_view code, const Object& elements) {
     if (code.size() != 1) throw TypeError("array() argument 1 must be a unicode character");
     code_ = code[0];
     static_cast<void>(array_element(code_, code_ == 'u' ? Object("a") : Object(0)));
-    for (const Object& each : list_of_iterable(elements)) items_.append(array_element(code_, each));
+    items_ = array_elements(code_, elements);
   }
   std::string class_name() const override { return "array.array"; }
   std::string repr() override {

@@ -73,11 +73,11 @@ class NamespaceReferent final : public TableReferent<NamespaceReferent> {
 
 class ValueReferent final : public TableReferent<ValueReferent> {
  public:
-  ValueReferent(std::string typecode, Object value)
+  ValueReferent(Object typecode, Object value)
       : typecode_(std::move(typecode)), value_(std::move(value)) {}
   std::string class_name() const override { return "Value"; }
   std::string repr() override {
-    return "Value(" + Object(typecode_).repr() + ", " + copy().repr() + ")";
+    return "Value(" + typecode_.repr() + ", " + copy().repr() + ")";
   }
   Object value(const ManagerCaller& caller) override {
     if (!caller.speaks_pickle()) return copy();
@@ -104,7 +104,7 @@ class ValueReferent final : public TableReferent<ValueReferent> {
   }
 
   std::mutex mutex_;
-  const std::string typecode_;
+  const Object typecode_;
   Object value_;
 };
 
@@ -176,7 +176,7 @@ TokenValue token_of_object(const Object& value) {
 std::shared_ptr<Referent> make_namespace_referent(Dict attributes) {
   return std::make_shared<NamespaceReferent>(std::move(attributes));
 }
-std::shared_ptr<Referent> make_value_referent(std::string typecode, Object value) {
+std::shared_ptr<Referent> make_value_referent(Object typecode, Object value) {
   return std::make_shared<ValueReferent>(std::move(typecode), std::move(value));
 }
 

@@ -147,7 +147,7 @@ Made make_queue(ManagerCall& call) {
 }
 Made make_value(ManagerCall& call) {
   const Parameters given = call.bind({"typecode", "value", "lock"}, 2);
-  return make_value_referent(given[0].as<std::string>(), given[1]);
+  return make_value_referent(given[0], given[1]);
 }
 Made make_array(ManagerCall& call) {
   const Parameters given = call.bind({"typecode", "sequence", "lock"}, 2);

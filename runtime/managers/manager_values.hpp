@@ -14,7 +14,7 @@ std::shared_ptr<Referent> make_list_referent(List items);
 std::shared_ptr<Referent> make_dict_referent(Dict items);
 std::shared_ptr<Referent> make_set_referent(Set items);
 std::shared_ptr<Referent> make_namespace_referent(Dict attributes);
-std::shared_ptr<Referent> make_value_referent(std::string typecode, Object value);
+std::shared_ptr<Referent> make_value_referent(Object typecode, Object value);
 /// Throws ValueError for an unknown typecode, TypeError and OverflowError for elements.
 std::shared_ptr<Referent> make_array_referent(std::string_view typecode, const Object& elements);
 /// Over whatever can be iterated over.

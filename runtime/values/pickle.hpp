@@ -33,4 +33,8 @@ void pickle(wire::Writer& out, const Object& value);
 /// malformed, beyond a limit or not on the list, OverflowError for an int beyond 64 bits.
 Object unpickle(std::string_view bytes, const PickleLimits& limits = {});
 
+/// The elements of an array.array of this code, of which `bytes` are the machine's values. Throws
+/// UnpicklingError for what ends within one, is no code point, or has a code that none has.
+List array_numbers(char typecode, std::string_view bytes);
+
 }  // namespace millrace::runtime

@@ -83,7 +83,9 @@ void append_characters(List& list, std::string_view bytes) {
   }
 }
 
-List numbers_of(char typecode, std::string_view bytes) {
+}  // namespace
+
+List array_numbers(char typecode, std::string_view bytes) {
   List list;
   if (typecode == 'u') {
     append_characters(list, bytes);
@@ -99,8 +101,6 @@ List numbers_of(char typecode, std::string_view bytes) {
   }
   return list;
 }
-
-}  // namespace
 
 void Unpickler::push_global(std::string_view module, std::string_view name) {
   const PickleName found = find_name(module, name);
@@ -218,7 +218,7 @@ Object Unpickler::made_array(std::span<Object> arguments) {
   if (!is_byte_run(arguments[1])) refuse("an array of something else than bytes");
   const std::string_view bytes = Access::text(arguments[1]);
   charge(bytes.size());
-  Object made = numbers_of(Access::text(arguments[0])[0], bytes);
+  Object made = array_numbers(Access::text(arguments[0])[0], bytes);
   account(*Access::node(made), elements(made));
   return made;
 }

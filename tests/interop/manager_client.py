@@ -5,7 +5,8 @@ import multiprocessing
 import queue
 import sys
 import threading
-from multiprocessing.managers import BaseManager, RemoteError, SyncManager
+from array import array
+from multiprocessing.managers import BaseManager, MakeProxyType, RemoteError, SyncManager
 
 KEY = b"abracadabra"
 
@@ -61,6 +62,13 @@ def check_list(m):
     raises(TypeError, lambda: l["a"])
     raises(TypeError, lambda: l[1.0])
     raises(TypeError, lambda: l * 2.0)
+    equal((l.index(3, 3), l.index(7, -4, 2)), (3, 0))
+    raises(ValueError, l.index, 7, 2)
+    raises(TypeError, l.append)
+    raises(TypeError, l.insert, "a", 1)
+    raises(TypeError, l.extend, 5)
+    raises(IndexError, l.pop, 9)
+    raises(ValueError, l.__setitem__, slice(0, 4, 2), [1])
     raises(IndexError, m.list().pop)
     raises(TypeError, m.list([1, "a"]).sort)
     raises(RemoteError, l._callmethod, "__class__")
@@ -94,6 +102,8 @@ def check_dict(m):
         raise AssertionError
     raises(KeyError, d.pop, "nothing")
     it = iter(d)
+    assert repr(it).startswith("<IteratorProxy object, typeid 'Iterator' at 0x"), repr(it)
+    assert str(it).startswith("<dict_keyiterator object at 0x"), str(it)
     equal(next(it), "a")
     d["more"] = 1
     raises(RuntimeError, next, it)
@@ -101,11 +111,61 @@ def check_dict(m):
     equal(list(whole), ["a"])
     raises(StopIteration, next, whole)
     raises(RemoteError, whole.send, 1)
+    raises(RemoteError, whole.throw, ValueError("no"))
+    raises(RemoteError, whole.close)
     raises(TypeError, d.__setitem__, [1], 2)
     raises(KeyError, d.__delitem__, "nothing")
     raises(KeyError, m.dict().popitem)
     d.clear()
     equal(str(d), "{}")
+
+
+class WithSets(SyncManager):
+    pass
+
+
+# As 3.14 has it; managers before know no set.
+SET = ("__and__ __contains__ __iand__ __ior__ __isub__ __iter__ __ixor__ __len__ __or__ __rand__ "
+       "__ror__ __rsub__ __rxor__ __sub__ __xor__ __ge__ __gt__ __le__ __lt__ add clear copy "
+       "difference difference_update discard intersection intersection_update isdisjoint issubset "
+       "issuperset pop remove symmetric_difference symmetric_difference_update union update").split()
+WithSets.register("set", proxytype=MakeProxyType("SetProxy", SET))
+
+
+def check_set(address):
+    m = WithSets(address=address, authkey=KEY)
+    m.connect()
+    s = m.set([1, 2, 3])
+    equal((len(s), 2 in s, 9 in s), (3, True, False))
+    equal(s & {2, 9}, {2})
+    equal(s | {9}, {1, 2, 3, 9})
+    equal(s - {1}, {2, 3})
+    equal(s ^ {1, 9}, {2, 3, 9})
+    equal(({2, 9} & s, {9} | s, {1, 9} - s, {1, 9} ^ s), ({2}, {1, 2, 3, 9}, {9}, {2, 3, 9}))
+    equal((s >= {1}, s > {1, 2, 3}, s <= {1, 2, 3}, s < {1}), (True, False, True, False))
+    s.add(4)
+    s.discard(9)
+    s.remove(4)
+    raises(KeyError, s.remove, 4)
+    raises(TypeError, s.add, [1])
+    equal(s.copy(), {1, 2, 3})
+    equal((s.union([4]), s.difference([1]), s.intersection([1]), s.symmetric_difference([1])),
+          ({1, 2, 3, 4}, {2, 3}, {1}, {2, 3}))
+    equal((s.isdisjoint([9]), s.issubset([1, 2, 3, 4]), s.issuperset([1])), (True, True, True))
+    s.update([4], [5])
+    s.difference_update([4])
+    s.intersection_update([1, 2, 5])
+    s.symmetric_difference_update([5, 6])
+    equal(s._getvalue(), {1, 2, 6})
+    for method, other, result in (("__ior__", {7}, {1, 2, 6, 7}), ("__iand__", {1, 2}, {1, 2}),
+                                  ("__isub__", {2}, {1}), ("__ixor__", {1, 3}, {3})):
+        s._callmethod(method, (other,))
+        equal(s._getvalue(), result)
+    equal((s.pop(), str(s)), (3, "set()"))
+    raises(KeyError, s.pop)
+    s.update("ab")
+    s.clear()
+    equal(len(s), 0)
 
 
 def check_values(m):
@@ -136,6 +196,14 @@ def check_values(m):
     equal(str(m.Array("u", "ab")), "array('u', 'ab')")
     equal(m.Array("u", "ab")._getvalue().tounicode(), "ab")
     equal(m.Array("d", [1.5])[:].tolist(), [1.5])
+    equal(m.Array("h", b"\1\0\2\0")._getvalue().tolist(), [1, 2])
+    equal(m.Array("f", bytearray(array("f", [2.5]).tobytes()))._getvalue().tolist(), [2.5])
+    raises(RemoteError, m.Array, "i", b"three")
+    raises(RemoteError, m.Array, "i", "")
+    equal(str(m.Value(None, 1)), "Value(None, 1)")
+    with_many = m.Namespace(a=[1], b=m.list([2]))
+    equal((with_many.a, with_many.b[:]), ([1], [2]))
+    raises(AttributeError, n.__delattr__, "nothing")
 
 
 def check_locks(m):
@@ -242,7 +310,14 @@ def check_nesting(m):
 def check_pool(m):
     raises(RemoteError, m.Pool, 0)
     p = m.Pool(1)
-    raises(RemoteError, p.apply, abs, (-1,))  # Python's code means nothing there
+    for call in (p.apply, p.apply_async):  # Python's code means nothing there
+        raises(RemoteError, call, abs, (-1,))
+    for call in (p.map, p.map_async, p.imap, p.imap_unordered, p.starmap, p.starmap_async):
+        raises(RemoteError, call, abs, [-1])
+    raises(TypeError, p.map)
+    with m.Pool(1) as other:
+        raises(ValueError, other.join)
+    other.join()  # it was terminated
     raises(ValueError, p.join)
     p.close()
     p.join()
@@ -282,6 +357,7 @@ def main():
     for check in checks[-2:] if host else checks:  # over TCP each connection costs CPython 40 ms
         check(m)
     check_custom(address)
+    check_set(address)
     bad = SyncManager(address=address, authkey=b"wrong")
     raises(Exception, bad.connect)
     gc.collect()

@@ -107,7 +107,7 @@ TEST_F(ManagerInteropTest, CPythonsProxiesUseAServerOverAPath) { serve_python({}
 
 TEST_F(ManagerInteropTest, CPythonsProxiesUseAServerOverTcp) { serve_python({"127.0.0.1", 0}); }
 
-void use_containers(SyncManager& manager) {
+void use_lists(SyncManager& manager) {
   auto list = manager.list({3, 1, 2});
   list.sort();
   list.append(4);
@@ -133,13 +133,34 @@ void use_containers(SyncManager& manager) {
   EXPECT_THROW(static_cast<void>(list[50].as<int>()), IndexError);
   EXPECT_THROW(list.remove("no"), ValueError);
   EXPECT_EQ(list.str(), "[5, 4, 3, 2, 5, 4, 3, 2]");
+  list += List{6};
+  list.erase(0, 4);
+  EXPECT_EQ(list.getvalue(), Object(List{5, 4, 3, 2, 6}));
+  EXPECT_EQ((list * 2).size(), 10U);
+  EXPECT_EQ(list.pop(-2), Object(2));
+  EXPECT_THROW(list.pop(9), IndexError);
+  EXPECT_THROW(list.extend(5), TypeError);
+  EXPECT_THROW(static_cast<void>(manager.list({1, "a"}).sort()), TypeError);
+  EXPECT_EQ(list.repr().find("<ListProxy object, typeid 'list' at 0x"), 0U);
+  int sum = 0;
+  for (const Object& each : list) sum += each.as<int>();
+  EXPECT_EQ(sum, 18);
+}
 
+void use_dicts(SyncManager& manager) {
   auto dict = manager.dict({{"a", 1}, {"b", None}});
   dict["c"] = 2.5;
   EXPECT_EQ(dict.keys(), (List{"a", "b", "c"}));
   EXPECT_EQ(dict.values(), (List{1, None, 2.5}));
   EXPECT_EQ(dict.items()[0].second, Object(1));
   EXPECT_EQ(dict.get("z", 3), Object(3));
+  EXPECT_EQ(dict.get("z"), None);
+  EXPECT_TRUE(dict.contains("c"));
+  EXPECT_EQ(dict.size(), 3U);
+  EXPECT_THROW(dict.erase("z"), KeyError);
+  EXPECT_THROW(dict.pop("z"), KeyError);
+  EXPECT_EQ(dict.pop("z", 0), Object(0));
+  EXPECT_THROW(dict[List{}] = 1, TypeError);
   EXPECT_EQ(dict.setdefault("z", 4), Object(4));
   dict.update({{"y", 5}});
   EXPECT_EQ(dict.popitem().first, Object("y"));
@@ -150,10 +171,22 @@ void use_containers(SyncManager& manager) {
   EXPECT_EQ(iterator.next(), Object("a"));
   EXPECT_EQ(iterator.next(), Object("b"));
   EXPECT_FALSE(iterator.next().has_value());
+  EXPECT_THROW(iterator.call("send", 1), RemoteError) << "no generator";
+  EXPECT_THROW(iterator.call("throw", 1), RemoteError);
+  EXPECT_THROW(iterator.call("close"), RemoteError);
+  auto astray = dict.iter();
+  dict["more"] = 1;
+  EXPECT_THROW(static_cast<void>(astray.next()), std::runtime_error);
+  dict.erase("more");
   EXPECT_EQ(dict.copy(), (Dict{{"a", 1}, {"b", None}}));
   dict.clear();
   EXPECT_EQ(dict.size(), 0U);
+  EXPECT_THROW(dict.popitem(), KeyError);
+}
 
+void use_nesting(SyncManager& manager) {
+  auto list = manager.list();
+  auto dict = manager.dict();
   auto outer = manager.list({list, dict});
   outer[0].as<ListProxy>().append("nested");
   EXPECT_EQ(list[-1], Object("nested"));
@@ -172,10 +205,12 @@ void use_values(SyncManager& manager) {
   EXPECT_EQ(space.str(), "Namespace(x=1)");
   EXPECT_EQ(manager.Namespace({{"y", 2}}).str(), "Namespace(y=2)") << "its keywords there";
   space.erase("x");
+  EXPECT_THROW(space.erase("x"), AttributeError);
   EXPECT_THROW(static_cast<void>(space["x"].as<int>()), AttributeError);
   auto value = manager.Value('i', 3);
   value.set(4);
   EXPECT_EQ(value.get<int>(), 4);
+  EXPECT_EQ(value.str(), "Value('i', 4)");
   auto array = manager.Array('d', {1.0, 2.0});
   array[0] = 2.5;
   EXPECT_EQ(array[0].as<double>(), 2.5);
@@ -204,11 +239,21 @@ void use_locks(SyncManager& manager) {
   condition.acquire();
   EXPECT_FALSE(condition.wait(10ms));
   condition.notify_all();
+  bool filled = false;
+  std::thread filler([&] {
+    const std::scoped_lock guard(condition);
+    filled = true;
+    condition.notify();
+  });
+  EXPECT_TRUE(condition.wait_for([&] { return filled; }, 60s));
   condition.release();
+  filler.join();
+  EXPECT_THROW(condition.wait(1ms), std::runtime_error);
   auto event = manager.Event();
   EXPECT_FALSE(event.wait(1ms));
   event.set();
   EXPECT_TRUE(event.wait());
+  EXPECT_TRUE(event.is_set());
   event.clear();
   EXPECT_FALSE(event.is_set());
   auto barrier = manager.Barrier(2);
@@ -227,7 +272,9 @@ TEST_F(ManagerInteropTest, ProxiesUseAServerOfCPythons) {
   Python server("manager_server.py", "");
   SyncManager manager({.address = server.line(), .authkey = "abracadabra"});
   manager.connect();
-  use_containers(manager);
+  use_lists(manager);
+  use_dicts(manager);
+  use_nesting(manager);
   use_values(manager);
   use_locks(manager);
   auto queue = manager.Queue(1);
@@ -240,11 +287,25 @@ TEST_F(ManagerInteropTest, ProxiesUseAServerOfCPythons) {
   queue.join();
   EXPECT_TRUE(queue.empty());
   EXPECT_EQ(queue.qsize(), 0U);
+  EXPECT_THROW(queue.task_done(), ValueError);
+  EXPECT_THROW(static_cast<void>(queue.get_nowait()), queue::Empty);
+  const auto joinable = manager.JoinableQueue(1);
+  joinable.put_nowait("x");
+  EXPECT_THROW(joinable.put("y", 1ms), queue::Full);
+  EXPECT_EQ(joinable.get(60s), Object("x"));
 
   const auto pool = manager.Pool(1);
-  EXPECT_THROW(pool.apply([](int x) { return x; }, 1), TypeError) << "C++ code means nothing there";
+  const auto same = [](int x) { return x; };  // C++ code means nothing there
+  const std::vector<int> items{1};
+  EXPECT_THROW(pool.apply(same, 1), TypeError);
+  EXPECT_THROW(pool.apply_async(same, 1), TypeError);
+  EXPECT_THROW(pool.map(same, items), TypeError);
+  EXPECT_THROW(pool.map_async(same, items), TypeError);
+  EXPECT_THROW(static_cast<void>(pool.imap(same, items)), TypeError);
+  EXPECT_THROW(pool.join(), ValueError) << "it runs";
   pool.close();
   pool.join();
+  pool.terminate();
   EXPECT_THROW(manager.list().append(Maths()), TypeError);
   EXPECT_THROW(static_cast<void>(manager.Barrier(1, [] {})), TypeError);
   EXPECT_THROW(static_cast<void>(manager.set()), RemoteError) << "3.14's";
@@ -255,8 +316,35 @@ TEST_F(ManagerInteropTest, ProxiesUseAServerOfCPythons) {
   EXPECT_THROW(maths.call("unpicklable"), RemoteError);
   EXPECT_THROW(maths.call("secret"), RemoteError);
   EXPECT_THROW(maths.call("add", 1), TypeError);
-  EXPECT_EQ(manager.number_of_objects(), 3U);
+  EXPECT_EQ(manager.number_of_objects(), 4U);
   EXPECT_NE(manager.debug_info().find("refcount=1"), std::string::npos);
+}
+
+TEST_F(ManagerInteropTest, SetsUseAServerOfCPythons) {
+  Python server("manager_server.py", "set");
+  SyncManager manager({.address = server.line(), .authkey = "abracadabra"});
+  manager.connect();
+  const auto set = manager.set({1, 2, 3});
+  set.add(4);
+  set.discard(9);
+  set.remove(4);
+  EXPECT_THROW(set.remove(4), KeyError);
+  EXPECT_THROW(set.add(List{}), TypeError);
+  EXPECT_EQ(set.size(), 3U);
+  EXPECT_TRUE(set.contains(2));
+  EXPECT_EQ(set.copy(), (Set{1, 2, 3}));
+  EXPECT_EQ(set.unite(Set{4}), (Set{1, 2, 3, 4}));
+  EXPECT_EQ(set.intersection(Set{1, 4}), (Set{1}));
+  EXPECT_EQ(set.difference(Set{1}), (Set{2, 3}));
+  EXPECT_EQ(set.symmetric_difference(Set{1, 4}), (Set{2, 3, 4}));
+  EXPECT_TRUE(set.issubset(Set{1, 2, 3, 4}));
+  EXPECT_TRUE(set.issuperset(Set{1}));
+  EXPECT_TRUE(set.isdisjoint(Set{4}));
+  set.update(List{7});
+  EXPECT_EQ(set.getvalue(), Object(Set{1, 2, 3, 7}));
+  set.clear();
+  EXPECT_TRUE(set.empty());
+  EXPECT_THROW(set.pop(), KeyError);
 }
 
 }  // namespace

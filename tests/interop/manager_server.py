@@ -1,6 +1,7 @@
-"""A CPython manager for millrace clients. Prints its address; ends with its standard input."""
+"""A CPython manager for millrace clients. Prints its address; ends with its standard input.
+Argument: "set", and it has sets, as those of 3.14 do."""
 import sys
-from multiprocessing.managers import BaseManager, SyncManager
+from multiprocessing.managers import MakeProxyType, SyncManager
 
 
 class Maths:
@@ -22,6 +23,10 @@ Manager.register("Maths", Maths)
 
 
 def main():
+    if sys.argv[1:] == ["set"]:
+        Manager.register("set", set, MakeProxyType("SetProxy", [
+            name for name in dir(set) if not name.startswith("_")] + [
+            "__contains__", "__len__", "__and__", "__or__", "__sub__", "__xor__"]))
     m = Manager(authkey=b"abracadabra")
     m.start()
     print(m.address, flush=True)
