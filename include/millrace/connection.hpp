@@ -1,11 +1,12 @@
 // Connections: the two ends of pipes and sockets. Python: multiprocessing.connection.
-//
 // A Connection is a handle: a copy refers to the same end, calls are const, and it may be an
 // argument, a capture, an item or a message. An end is open in a process until close() there or
 // until the process's last handle is gone; the peer sees the end of the data when no process has it
 // open any more, also when they were killed. Copies that are on the way count as open.
-//
-// Threads and processes that share an end take turns by whole messages.
+// Threads and processes that share an end take turns by whole messages. Over a socket a socket's
+// end can be sent, also to CPython: it is fetched from its sender, who must live until then and
+// have the same current_process().authkey(), by peers that have proved a key or are of one user and
+// machine.
 #pragma once
 
 #include <cstddef>
@@ -160,14 +161,14 @@ class Connection {
   ~Connection();
 
   /// Sends a value: anything Serializable, arguments decay and text travels as std::string. Over a
-  /// socket any value that an mp::Object holds. Blocks while the channel is full; the message is
-  /// there for the peer when it returns. Throws std::system_error (EPIPE) when nobody has the other
-  /// end, TypeError for what cannot travel. Python: N01.
+  /// socket what an mp::Object holds, of handles proxies and sockets' Connections. Blocks while it
+  /// is full; the message is there for the peer when it returns. Throws std::system_error (EPIPE)
+  /// when nobody has the other end, TypeError for what cannot travel (a Pipe's end). Python: N01.
   template <class T>
   void send(const T& value) const;
   /// Waits for a message: what was sent as T, or whose value becomes a T without loss (int to long,
-  /// a list of ints to vector<int>). Throws EOFError when nobody has the other end and nothing is
-  /// left; TypeError for any other message, which is gone then. Python: N02.
+  /// a list of ints to vector<int>). Throws EOFError at the end; TypeError for any other message,
+  /// gone then; std::system_error, AuthenticationError for a Connection that cannot be had. N02.
   template <class T>
   T recv() const;
   /// Waits for any value that an mp::Object holds.

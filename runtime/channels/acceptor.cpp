@@ -100,16 +100,25 @@ Acceptor::Local& Acceptor::local() {
                                       std::memory_order_acquire)) {
     return *known;
   }
-  // The parent's copy stays, for another thread may be looking at its pid. What it held is closed
-  // here, unless the parent was changing it when it forked.
-  if (known->mutex.try_lock()) {
-    known->peers.clear();
-    known->known.clear();
-    known->epoll.reset();
-    known->wake.reset();
-    known->mutex.unlock();
-  }
+  close_parents(*known);
   return *made.release();
+}
+
+// The parent's copy stays, for another thread may be looking at its pid. What it held is closed
+// here, unless the parent was changing it when it forked.
+void Acceptor::close_parents(Local& parents) noexcept {
+  if (!parents.mutex.try_lock()) return;
+  parents.peers.clear();
+  parents.known.clear();
+  parents.epoll.reset();
+  parents.wake.reset();
+  parents.mutex.unlock();
+}
+
+void Acceptor::abandon() noexcept {
+  socket_.abandon();
+  // relaxed: the only thread there is
+  close_parents(*local_.load(std::memory_order_relaxed));
 }
 
 Accepted Acceptor::accept(Timeout timeout) {
@@ -133,6 +142,18 @@ Accepted Acceptor::accept(Timeout timeout) {
     if (patience.wait([&] { return ::poll(&event, 1, 0) != 0; })) continue;
     call.poll({&event, 1}, until);
   }
+}
+
+std::optional<Accepted> Acceptor::try_accept() {
+  Local& here = local();
+  const std::lock_guard guard(here.mutex);
+  return look(here);
+}
+
+Acceptor::Alarm Acceptor::alarm() {
+  Local& here = local();
+  const std::lock_guard guard(here.mutex);
+  return {here.epoll.get(), next_deadline(here)};
 }
 
 std::optional<Accepted> Acceptor::look(Local& here) {

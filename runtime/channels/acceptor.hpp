@@ -63,8 +63,21 @@ class Acceptor {
   /// without the key; std::system_error (EBADF) when it is closed, also meanwhile, and EMFILE when
   /// this process has no descriptor left; KeyboardInterrupt.
   Accepted accept(Timeout timeout);
+  /// The same without waiting: none yet. For a thread that sleeps until one of `event` is readable
+  /// or until `until`, which is when somebody has to look again. Does not hear of SIGINT.
+  struct Alarm {
+    int event;
+    Timeout::Clock::time_point until;
+  };
+  std::optional<Accepted> try_accept();
+  Alarm alarm();
+  /// Peers have to prove a key.
+  [[nodiscard]] bool has_key() const noexcept { return rules_.key.has_value(); }
   /// Ends it, for this process. Idempotent.
   void close() noexcept;
+  /// In a forked child, in place of close() and the destructor, whatever the parent's threads were
+  /// doing: gives back what descriptors it can, and leaves memory.
+  void abandon() noexcept;
   [[nodiscard]] const connection::Address& address() const noexcept { return socket_.address(); }
   /// Where the last peer that accept() returned came from; empty before, and for AF_UNIX.
   [[nodiscard]] connection::Address last_accepted();
@@ -112,6 +125,7 @@ class Acceptor {
   };
 
   Local& local();
+  static void close_parents(Local& parents) noexcept;
   std::optional<Accepted> look(Local& here);
   void take_arrivals(Local& here);
   bool make_room(Local& here);

@@ -108,6 +108,10 @@ void BoundSocket::remember_file() {
 
 void BoundSocket::close() noexcept {
   remove_file();
+  abandon();
+}
+
+void BoundSocket::abandon() noexcept {
   socket_.reset();
   if (folder_) folder_->let_go();
   folder_.reset();

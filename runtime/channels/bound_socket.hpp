@@ -42,6 +42,8 @@ class BoundSocket {
   [[nodiscard]] const connection::Address& address() const noexcept { return address_; }
   /// Gives the address back and removes the socket's file. Idempotent.
   void close() noexcept;
+  /// The same for a forked child, which may not know yet that it is one: the file stays.
+  void abandon() noexcept;
 
  private:
   void bind(const connection::Address& address);

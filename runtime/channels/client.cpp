@@ -22,6 +22,8 @@ namespace {
 
 using connection::Address;
 
+[[maybe_unused]] const bool g_pickled = pickle_connections();
+
 std::string about(const Handshake& handshake, const Address& address) {
   return "Client: the listener at " + address.repr() + ": " + handshake.reason();
 }
@@ -36,7 +38,10 @@ SocketParts authenticate(Descriptor socket, const AuthKey& key, Timeout::Clock::
     pollfd event{handshake.fd(), POLLIN, 0};
     switch (handshake.advance()) {
       case Handshake::State::done:
-        return {handshake.release(), handshake.release_memory(), AuthExchange::Side::connecting};
+        return {.socket = handshake.release(),
+                .memory = handshake.release_memory(),
+                .side = AuthExchange::Side::connecting,
+                .known = true};
       case Handshake::State::refused:
         throw AuthenticationError(about(handshake, address));
       case Handshake::State::lost:
@@ -60,15 +65,21 @@ SocketParts authenticate(Descriptor socket, const AuthKey& key, Timeout::Clock::
 
 }  // namespace
 
-Connection client_within(const Timeout& limit, const Address& address,
-                         const connection::ClientOptions& options) {
+SocketParts dial(const Timeout& limit, const Address& address,
+                 const connection::ClientOptions& options, void (*look)(int socket)) {
   const Timeout::Clock::time_point end = limit.deadline();
   const std::optional<AuthKey> key = auth_key(options.authkey, options.legacy_md5);
   const Timeout::Clock::time_point room = std::min(end, options.handshake_timeout.deadline());
   Descriptor socket = connect_to(address, options.family, {room, end});
-  if (!key) return socket_connection({std::move(socket), {}, {}});
+  if (look != nullptr) look(socket.get());
+  if (!key) return {.socket = std::move(socket)};
   const Timeout::Clock::time_point known = std::min(end, options.handshake_timeout.deadline());
-  return socket_connection(authenticate(std::move(socket), *key, known, address));
+  return authenticate(std::move(socket), *key, known, address);
+}
+
+Connection client_within(const Timeout& limit, const Address& address,
+                         const connection::ClientOptions& options) {
+  return socket_connection(dial(limit, address, options));
 }
 
 }  // namespace runtime

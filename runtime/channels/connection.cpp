@@ -11,6 +11,7 @@
 
 #include "runtime/channels/connection_end.hpp"
 #include "runtime/values/pickle.hpp"
+#include "runtime/values/pickle_handles.hpp"
 
 namespace millrace {
 namespace runtime {
@@ -56,7 +57,10 @@ ValueMessage::ValueMessage(ConnectionEnd& end) {
   end.check_readable();
   const FrameKind kind = end.receive(all.frame, std::numeric_limits<std::size_t>::max());
   if (end.python_wire()) {
-    all.object = unpickle({reinterpret_cast<const char*>(all.frame.data()), all.frame.size()});
+    PickleLimits limits;
+    limits.handles = end.peer_is_known();
+    all.object =
+        unpickle({reinterpret_cast<const char*>(all.frame.data()), all.frame.size()}, limits);
   } else if (kind != FrameKind::value || all.frame.size() < sizeof(ValueHead)) {
     throw TypeError("a message of send_bytes() is no value: receive it by recv_bytes()");
   } else {
@@ -105,9 +109,11 @@ bool speaks_python(const ConnectionEnd& end) noexcept { return end.python_wire()
 void send_pickled(ConnectionEnd& end, const Object& value) {
   end.check_writable();
   wire::Writer out;
+  DepartingHandles handles;
   pickle(out, value);
   const FramePart part(out.data(), out.size());
   end.send(FrameKind::bytes, {&part, 1});
+  handles.stay();
 }
 
 void throw_not_pythons(std::string_view type) {

@@ -26,6 +26,13 @@ std::uint64_t ConnectionEnd::depart() {
   throw TypeError("this connection cannot travel to another process");
 }
 
+int ConnectionEnd::duplicate() {
+  throw TypeError(
+      "an end of a Pipe cannot be sent over a socket: it lies in memory of this program alone. "
+      "Within the program send it over a Pipe or Queue, or as an argument; for another program let "
+      "a Listener and a Client make the connection");
+}
+
 void ConnectionEnd::refuse_rest() noexcept {
   readable_.store(false, std::memory_order_relaxed);  // the flag alone
   if (!writable()) close();

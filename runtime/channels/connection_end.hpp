@@ -140,6 +140,12 @@ class ConnectionEnd {
   /// What a copy of the handle that leaves this process keeps, so that the end stays open and can
   /// be opened elsewhere: a number for EndOps. Throws TypeError where that is impossible.
   virtual std::uint64_t depart();
+  /// The peer has proved a key, or is a process of this user on this machine: what it sends may
+  /// make this process dial.
+  [[nodiscard]] virtual bool peer_is_known() const noexcept { return false; }
+  /// A new descriptor by which another program has the end, too. Throws TypeError where there is
+  /// none, std::system_error (EMFILE).
+  virtual int duplicate();
 
   /// Once: no call works from here on, blocked ones end.
   void close() noexcept {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/channels/peer_memory.hpp"
+#include "runtime/channels/stream_socket.hpp"
 
 namespace millrace::runtime {
 
@@ -30,11 +31,7 @@ Handshake::State Handshake::advance() {
   return finished_ ? State::done : State::reading;
 }
 
-void Handshake::queue(std::string_view frame) {
-  const auto size = static_cast<std::uint32_t>(frame.size());
-  for (const int shift : {24, 16, 8, 0}) out_ += static_cast<char>(size >> shift & 0xffU);
-  out_ += frame;
-}
+void Handshake::queue(std::string_view frame) { out_ += framed(frame); }
 
 bool Handshake::flush() {
   while (!out_.empty()) {

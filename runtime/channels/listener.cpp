@@ -8,6 +8,8 @@
 namespace millrace::connection {
 namespace {
 
+[[maybe_unused]] const bool g_pickled = runtime::pickle_connections();
+
 runtime::Acceptor::Rules rules_of(const ListenerOptions& options) {
   const Timeout& timeout = options.handshake_timeout;
   return {runtime::auth_key(options.authkey, options.legacy_md5),
@@ -27,8 +29,10 @@ Listener::~Listener() = default;
 
 Connection Listener::accept(Timeout timeout) const {
   runtime::Accepted peer = acceptor_->accept(timeout);
-  return runtime::socket_connection(
-      {std::move(peer.socket), std::move(peer.memory), runtime::AuthExchange::Side::accepting});
+  return runtime::socket_connection({.socket = std::move(peer.socket),
+                                     .memory = std::move(peer.memory),
+                                     .side = runtime::AuthExchange::Side::accepting,
+                                     .known = acceptor_->has_key()});
 }
 
 void Listener::close() const noexcept { acceptor_->close(); }

@@ -16,7 +16,8 @@ using Clock = Timeout::Clock;
 }  // namespace
 
 SocketEnd::SocketEnd(Descriptor socket, Descriptor memory, shm::ObjectRef object) noexcept
-    : ConnectionEnd(true, true, true),
+    : ConnectionEnd(static_cast<SocketObject*>(object.payload())->connection.readable,
+                    static_cast<SocketObject*>(object.payload())->connection.writable, true),
       socket_(std::move(socket)),
       memory_(std::move(memory)),
       object_(std::move(object)) {}

@@ -1,4 +1,5 @@
-// A Connection's end that is a socket: CPython's framing, CPython's pickles.
+// A Connection's end that is a socket, or one of CPython's that is a pipe: CPython's framing,
+// CPython's pickles.
 //
 // A message is a 4-byte big-endian length, or -1 and 8 bytes of length for more than 2 GiB, and so
 // many bytes. Nothing is read ahead: what is not taken stays in the socket, so that its descriptor
@@ -18,6 +19,10 @@
 //    broken, and every call on it says so.
 // 3. The socket stays open until the last call that was under way has left.
 // 4. A call is interrupted, by SIGINT, only between messages.
+// 5. Of a pipe every holder in this program shares a file description of its own, which does not
+//    block; CPython's blocks, and both know nothing of each other's flags.
+// 6. Another program that is given the end knows nothing of the memory: from then on nothing comes
+//    through it (`pieces`).
 //
 // When a process dies between any two steps: the lock names it, and who takes it over looks at
 // `inside` (2). Sent by the dead, half a message reaches the peer as end of file inside a message.
@@ -62,6 +67,12 @@ struct SocketObject {
   SocketTurn sending;
   SocketTurn receiving;
   AuthExchange::Side side;  // which lane is whose
+  bool pipe;                // of the kernel's, no socket
+  bool known;               // see ConnectionEnd::peer_is_known()
+  // Whether messages come in pieces: 0 not yet, then, once and for good, kPieces or kNoPieces.
+  std::atomic<std::uint32_t> pieces{0};
+  static constexpr std::uint32_t kPieces = 1;
+  static constexpr std::uint32_t kNoPieces = 2;
 };
 
 class SocketEnd final : public ConnectionEnd {
@@ -80,6 +91,8 @@ class SocketEnd final : public ConnectionEnd {
   bool look(Look how) override;
   /// A number of the descriptors on their way: the end is open wherever that is taken.
   std::uint64_t depart() override;
+  [[nodiscard]] bool peer_is_known() const noexcept override { return shared().known; }
+  int duplicate() override;
 
   static const EndOps& ops() noexcept;
 
@@ -151,6 +164,7 @@ class SocketEnd final : public ConnectionEnd {
   void await_message(Pause& pause);
   bool fill(Look how) noexcept;
   bool await_peer() noexcept;
+  ssize_t receive_some(std::span<std::byte> room) const noexcept;
   void receive_all(Turn& turn, Pause& pause, std::span<std::byte> room);
   void receive_all(Turn& turn, Pause& pause, std::size_t left, FrameBuffer& frame);
   std::size_t receive_frame(FrameBuffer& frame, std::span<std::byte> room, std::size_t maxlength);
@@ -177,7 +191,15 @@ struct SocketParts {
   Descriptor socket;    ///< connected
   Descriptor memory{};  ///< shared with the peer, or none
   AuthExchange::Side side{};
+  bool pipe = false;  ///< `socket` is an end of the kernel's pipe that does not block
+  bool readable = true;
+  bool writable = true;
+  bool known = false;  ///< the peer has proved its key; one of this user's is known anyway
 };
 Connection socket_connection(SocketParts parts);
+
+/// From now on Connections are part of pickles (connection_pickle.cpp). Called where sockets come
+/// from, so that programs of Pipes alone are not linked with all that it needs.
+bool pickle_connections();
 
 }  // namespace millrace::runtime

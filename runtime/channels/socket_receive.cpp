@@ -69,9 +69,18 @@ void SocketEnd::receive_content(Turn& turn, Pause& pause, const Incoming& messag
   if (message.in_pieces) return receive_pieces(turn, pause, message.size, frame);
   receive_all(turn, pause, message.size, frame);
   // The next one of that size may come through the lane.
-  if (message.size >= kInPieces && !receive_lane_.mapped() && map_receive_lane()) {
+  if (message.size < kInPieces || receive_lane_.mapped() || !map_receive_lane()) return;
+  std::uint32_t before = 0;
+  // relaxed: as in duplicate()
+  if (shared().pieces.compare_exchange_strong(before, SocketObject::kPieces,
+                                              std::memory_order_relaxed)) {
     receive_lane_.open();
   }
+}
+
+ssize_t SocketEnd::receive_some(std::span<std::byte> room) const noexcept {
+  return shared().pipe ? ::read(socket_.get(), room.data(), room.size())
+                       : ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
 }
 
 // The length of the next message, which is under way then.
@@ -100,9 +109,8 @@ std::size_t SocketEnd::receive_first(Turn& turn, Pause& pause, std::span<std::by
   if (ahead_ != nullptr && ahead_->empty()) await_message(pause);
   for (;;) {
     turn.enter();
-    const ssize_t got = ahead_ != nullptr
-                            ? ahead_->receive(socket_.get(), room)
-                            : ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
+    const ssize_t got =
+        ahead_ != nullptr ? ahead_->receive(socket_.get(), room) : receive_some(room);
     if (got > 0) return static_cast<std::size_t>(got);
     turn.leave();
     if (got == 0 || errno == ECONNRESET) {
@@ -160,7 +168,7 @@ bool SocketEnd::fill(Look how) noexcept {
 void SocketEnd::receive_all(Turn& turn, Pause& pause, std::span<std::byte> room) {
   if (ahead_ != nullptr) room = room.subspan(ahead_->take(room));
   while (!room.empty()) {
-    const ssize_t got = ::recv(socket_.get(), room.data(), room.size(), MSG_DONTWAIT);
+    const ssize_t got = receive_some(room);
     if (got > 0) {
       room = room.subspan(static_cast<std::size_t>(got));
       if (!room.empty()) pause.inside_message(POLLIN);

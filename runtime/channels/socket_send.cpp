@@ -11,6 +11,7 @@
 #include <system_error>
 #include <vector>
 
+#include "runtime/channels/kernel_pipe.hpp"
 #include "runtime/channels/socket_calls.hpp"
 
 namespace millrace::runtime {
@@ -178,7 +179,8 @@ void SocketEnd::send_pieces(Turn& turn, Pause& pause, Content& content) {
 
 void SocketEnd::send_all(Turn& turn, Pause& pause, std::span<iovec> left, bool begun) {
   while (!left.empty()) {
-    const ssize_t sent = send_some(socket_.get(), left);
+    const ssize_t sent =
+        shared().pipe ? write_quietly(socket_.get(), left) : send_some(socket_.get(), left);
     if (sent >= 0) {
       begun = true;
       advance(left, static_cast<std::size_t>(sent));

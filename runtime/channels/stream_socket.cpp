@@ -5,10 +5,12 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdint>
 #include <millrace/errors.hpp>
 #include <system_error>
 
@@ -113,6 +115,21 @@ Descriptor connect_to(const Address& address, const std::optional<std::string>& 
 void send_at_once(int socket) noexcept {
   const int on = 1;
   (void)::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+bool is_own_users(int socket) noexcept {
+  ucred process{};
+  socklen_t size = sizeof process;
+  // Of another family's peer it says that it is of user -1.
+  return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &process, &size) == 0 &&
+         process.uid == ::geteuid();
+}
+
+std::string framed(std::string_view bytes) {
+  std::string frame;
+  const auto size = static_cast<std::uint32_t>(bytes.size());
+  for (const int shift : {24, 16, 8, 0}) frame += static_cast<char>(size >> shift & 0xffU);
+  return frame.append(bytes);
 }
 
 std::string peer_name(int socket) {

@@ -5,6 +5,7 @@
 #include <millrace/timeout.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "runtime/base/descriptor.hpp"
 
@@ -28,6 +29,13 @@ Descriptor connect_to(const connection::Address& address, const std::optional<st
 /// Of AF_INET and AF_INET6, for AF_UNIX does so anyway: small messages go at once instead of
 /// waiting for others to go with. No error: it is a matter of speed.
 void send_at_once(int socket) noexcept;
+
+/// The process at the other end is one of this user's, by what the kernel knows: false for all but
+/// AF_UNIX.
+bool is_own_users(int socket) noexcept;
+
+/// A frame that is short: its length and its bytes.
+std::string framed(std::string_view bytes);
 
 /// "peer ('127.0.0.1', 4711)" or "peer process 4711".
 std::string peer_name(int socket);

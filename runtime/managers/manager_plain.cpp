@@ -1,4 +1,4 @@
-// Namespace and Value of a manager, G23, G28; and values of Python's that are made by a call.
+// Namespace and Value of a manager, G23, G28; and Tokens.
 #include <algorithm>
 #include <mutex>
 #include <vector>
@@ -6,7 +6,6 @@
 #include "runtime/managers/manager_proxy_values.hpp"
 #include "runtime/managers/manager_values.hpp"
 #include "runtime/values/object_node.hpp"
-#include "runtime/values/pickle_names.hpp"
 
 namespace millrace::runtime {
 
@@ -108,56 +107,7 @@ class ValueReferent final : public TableReferent<ValueReferent> {
   Object value_;
 };
 
-Object global_of(std::string_view module, std::string_view name) {
-  Object made = Access::adopt(new_items(ValueKind::global, 2));
-  auto& global = *Access::node<ItemsNode>(made);
-  global.items[0] = text_of(module);
-  global.items[1] = text_of(name);
-  global.capacity = static_cast<std::size_t>(find_name(module, name).callable);
-  return made;
-}
-
-Object instance_of(std::string_view module, std::string_view name, Object arguments) {
-  Object made = Access::adopt(new_items(ValueKind::instance, 4));
-  auto& parts = *Access::node<ItemsNode>(made);
-  parts.items[0] = global_of(module, name);
-  parts.items[1] = std::move(arguments);
-  return made;
-}
-
 }  // namespace
-
-Object python_global(std::string_view module, std::string_view name) {
-  return global_of(module, name);
-}
-
-Object made_by_python(std::string_view module, std::string_view name, Object arguments) {
-  return instance_of(module, name, std::move(arguments));
-}
-
-Object built_by_python(PythonGlobal of, Object state) {
-  Object made = instance_of(of.module, of.name, Object(Tuple()));
-  auto& parts = *Access::node<ItemsNode>(made);
-  parts.items[2] = std::move(state);
-  parts.items[3] = Object(true);
-  return made;
-}
-
-std::optional<PythonCall> python_call(const Object& value) {
-  if (!is_kind(value, ValueKind::instance)) return std::nullopt;
-  const auto parts = Access::node<ItemsNode>(value)->span();
-  if (!is_kind(parts[0], ValueKind::global) || !is_kind(parts[1], ValueKind::tuple)) {
-    return std::nullopt;
-  }
-  const auto name = Access::node<ItemsNode>(parts[0])->span();
-  return PythonCall{Access::text(name[0]), Access::text(name[1]), &parts[1], &parts[2]};
-}
-
-std::optional<PythonGlobal> python_name(const Object& value) {
-  if (!is_kind(value, ValueKind::global)) return std::nullopt;
-  const auto parts = Access::node<ItemsNode>(value)->span();
-  return PythonGlobal{Access::text(parts[0]), Access::text(parts[1])};
-}
 
 Object object_of_token(const TokenValue& token) {
   return built_by_python({"multiprocessing.managers", "Token"},

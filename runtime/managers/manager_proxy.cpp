@@ -99,7 +99,7 @@ Object python_of_proxy(const Object& handle) {
 }
 
 // RebuildProxy(class, token, 'pickle', keywords)
-Object proxy_of_python(Object made) {
+Object proxy_of_python(Object made, HandleArrival&) {
   const auto call = python_call(made);
   if (!call || call->arguments->size() != 4) return made;
   const auto parts = to_items(*call->arguments);

@@ -88,6 +88,12 @@ void throw_does_not_fit(const Object& value, const char* type) {
   throw ValueError(shown(value) + " does not fit " + type);
 }
 void throw_no_handle(const Object& value, std::string_view type) {
+  if (is_kind(value, ValueKind::instance)) {
+    const std::string wanted = std::string(type) +
+                               " (made only of what a peer sends that has proved the authkey, or "
+                               "is a process of this user on this machine)";
+    throw_not_a(value, wanted.c_str());
+  }
   throw_not_a(value, std::string(type).c_str());
 }
 

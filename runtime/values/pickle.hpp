@@ -21,7 +21,7 @@ struct PickleLimits {
   std::size_t memo = std::size_t{1} << 26;        ///< entries
   std::uint64_t values = std::uint64_t{1} << 26;  ///< shared ones counted wherever they occur
   unsigned depth = 2000;                          ///< of nesting
-  bool handles = false;                           ///< make them of what stands for them
+  bool handles = false;                           ///< make them of what stands for them: may dial
 };
 
 /// Appends the pickle of a value. Strong guarantee. Throws TypeError for a handle for which nothing

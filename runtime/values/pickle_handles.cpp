@@ -11,6 +11,7 @@ namespace {
 
 constinit std::atomic<const HandlePickler*> g_picklers{nullptr};
 constinit std::atomic<const HandleRebuilder*> g_rebuilders{nullptr};
+thread_local DepartingHandles* g_departing = nullptr;
 
 template <class Entry>
 void add(std::atomic<const Entry*>& list, Entry& entry) noexcept {
@@ -27,6 +28,23 @@ void add(std::atomic<const Entry*>& list, Entry& entry) noexcept {
 void add_handle_pickler(HandlePickler& entry) noexcept { add(g_picklers, entry); }
 void add_handle_rebuilder(HandleRebuilder& entry) noexcept { add(g_rebuilders, entry); }
 
+DepartingHandles::DepartingHandles() noexcept : before_(std::exchange(g_departing, this)) {}
+
+DepartingHandles::~DepartingHandles() {
+  g_departing = before_;
+  for (const Left& each : left_) each.undo(each.key);
+}
+
+void DepartingHandles::add(void (*undo)(std::uint64_t) noexcept, std::uint64_t key) {
+  if (g_departing == nullptr) return;
+  try {
+    g_departing->left_.push_back({undo, key});
+  } catch (...) {
+    undo(key);
+    throw;
+  }
+}
+
 Object python_of_handle(const Object& handle) {
   const std::string_view type = Access::node<HandleNode>(handle)->ops->type;
   // OBSERVE entry: it is complete
@@ -38,14 +56,14 @@ Object python_of_handle(const Object& handle) {
                   "' object: it means nothing to another program");
 }
 
-Object handle_of_python(Object made) {
+Object handle_of_python(Object made, HandleArrival& arrival) {
   const auto parts = Access::node<ItemsNode>(made)->span();
   if (!is_kind(parts[0], ValueKind::global)) return made;
   const std::string_view name = Access::text(Access::node<ItemsNode>(parts[0])->items[1]);
   // OBSERVE entry: it is complete
   for (auto* each = g_rebuilders.load(std::memory_order_acquire); each != nullptr;
        each = each->next) {
-    if (each->name == name) return each->rebuild(std::move(made));
+    if (each->name == name) return each->rebuild(std::move(made), arrival);
   }
   return made;
 }

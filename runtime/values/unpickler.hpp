@@ -19,6 +19,7 @@
 #include "runtime/values/object_node.hpp"
 #include "runtime/values/object_table.hpp"
 #include "runtime/values/pickle.hpp"
+#include "runtime/values/pickle_handles.hpp"
 #include "runtime/values/pickle_names.hpp"
 
 namespace millrace::runtime {
@@ -139,6 +140,7 @@ class Unpickler {
   ItemsNode* stack_;
   ItemsNode* memo_;
   std::vector<std::size_t> marks_;
+  HandleArrival arrival_;
 };
 
 }  // namespace millrace::runtime

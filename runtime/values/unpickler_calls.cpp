@@ -138,7 +138,7 @@ void Unpickler::call(bool by_newobj) {
   record.items[1] = std::move(arguments);
   if (by_newobj) record.items[3] = object_of_bool(true);
   account(record, record.span());
-  push(limits_.handles ? handle_of_python(std::move(made)) : std::move(made));
+  push(limits_.handles ? handle_of_python(std::move(made), arrival_) : std::move(made));
 }
 
 Object Unpickler::made_of(const Object& callable, Object& arguments) {

@@ -7,7 +7,10 @@ import hashlib
 import os
 import struct
 import sys
-from multiprocessing.connection import Client, Listener
+from multiprocessing import Pipe, current_process, resource_sharer
+from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.managers import SyncManager
+from multiprocessing.reduction import ForkingPickler
 
 
 class Unknown:
@@ -61,9 +64,140 @@ def die(connection):
     os._exit(0)
 
 
+taken = []  # Connections that came
+given = []  # the other ends of those that went
+
+
+def authkey(connection, key):
+    current_process().authkey = key
+
+
+def take(connection):
+    """Takes a Connection, and says what it is."""
+    try:
+        taken.append(connection.recv())
+        each = taken[-1]
+        connection.send((type(each).__name__, each.readable, each.writable))
+    except Exception as error:
+        connection.send((type(error).__name__, str(error), None))
+
+
+def take_with_two_keys(connection, wrong):
+    """Takes a Connection with a wrong key, which fails, and then with its own."""
+    message = connection.recv_bytes()
+    right = current_process().authkey
+    current_process().authkey = wrong
+    try:
+        ForkingPickler.loads(message)
+    except Exception as error:
+        connection.send(type(error).__name__)
+    current_process().authkey = right
+    taken.append(ForkingPickler.loads(message))
+
+
+def talk(connection, count):
+    """Echoes over the Connection that was taken last."""
+    for _ in range(count):
+        taken[-1].send(taken[-1].recv())
+
+
+def tell(connection, *values):
+    for value in values:
+        taken[-1].send(value)
+    taken.pop().close()
+
+
+def ask(connection, count):
+    connection.send([taken[-1].recv() for _ in range(count)])
+    taken.pop().close()
+
+
+def socket_pair(family):
+    listener = Listener(family=family)
+    client = Client(listener.address)
+    return client, listener.accept()
+
+
+def give(connection, what, *args, times=1):
+    """Sends one end of a pair, alone or so many times, and closes it here."""
+    here, there = socket_pair(*args) if what == "socket" else Pipe(*args)
+    if what == "sender":
+        here, there = there, here
+    given.append(there)
+    message = bytes(ForkingPickler.dumps(here))
+    for _ in range(times):
+        connection.send_bytes(message)
+    here.close()
+
+
+def give_twice(connection):
+    give(connection, "socket", "AF_UNIX", times=2)
+
+
+def give_many(connection, count):
+    ends = [Pipe() for _ in range(count)]
+    connection.send({"ends": [here for here, _ in ends]})
+    for here, there in ends:
+        here.close()
+        given.append(there)
+
+
+def give_and_stop(connection):
+    give(connection, "socket", "AF_UNIX")
+    resource_sharer.stop()
+
+
+def give_and_die(connection, folder):
+    current_process()._config["tempdir"] = folder  # somebody else tidies up
+    give(connection, "socket", "AF_UNIX")
+    os._exit(0)
+
+
+def give_what(connection):
+    """Sends what is no Connection as if it were one."""
+    message = bytes(ForkingPickler.dumps(Connection(os.open("/dev/null", os.O_RDONLY))))
+    connection.send_bytes(message)
+
+
+def serve_given(connection):
+    """Echoes at the other end of the last one, to its end."""
+    there = given.pop()
+    try:
+        while True:
+            there.send(there.recv())
+    except EOFError:
+        there.close()
+
+
+def tell_given(connection, *values):
+    for value in values:
+        given[-1].send(value)
+    given.pop().close()
+
+
+def ask_given(connection):
+    values = []
+    try:
+        while True:
+            values.append(given[-1].recv())
+    except EOFError:
+        connection.send(values)
+
+
+def give_proxy(connection):
+    manager = SyncManager(authkey=current_process().authkey)
+    manager.start()
+    proxy = manager.list([1, 2, 3])
+    connection.send(proxy)
+    connection.recv()
+    connection.send(list(proxy))
+    manager.shutdown()
+
+
 def main():
     mode, where, key = sys.argv[1:]
     key = key.encode() or None
+    current_process().authkey = b"the program's"
     if mode == "serve":
         address = ("::1", 0) if where == "AF_INET6" else None
         listener = Listener(address, family=where, authkey=key)
