@@ -1,6 +1,7 @@
 #include "runtime/base/fd_bag.hpp"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -229,36 +230,52 @@ class InBag {
   // Takes out whatever is a message's for `id`.
   void discard_of_message(std::uint64_t id) const {
     const std::uint64_t prefix = id << kIdShift | kOfMessage;
-    std::uint64_t first = 0;
-    for (;;) {
-      Found found;
-      const std::uint64_t number = next(found);
-      if (number == 0) return;
-      if ((number & ~(kOfMessage - 1)) == prefix) continue;
-      (void)put(number, found.numbers());
-      if (number == first) return;
-      if (first == 0) first = number;
-    }
+    look([prefix](std::uint64_t number) {
+      return Verdict{(number & ~(kOfMessage - 1)) != prefix, false};
+    });
   }
 
-  // Looks at every message once; the wanted one stays if `stays`.
+  // The wanted message's, or none; it stays if `stays`.
   Found find(std::uint64_t wanted, bool stays) const {
-    std::uint64_t first = 0;
-    for (;;) {
-      Found found;
-      const std::uint64_t number = next(found);
-      if (number == wanted) {
-        if (stays) (void)put(number, found.numbers());
-        return found;
-      }
-      if (number == 0) return {};
-      (void)put(number, found.numbers());
-      if (number == first) return {};
-      if (first == 0) first = number;
-    }
+    return look([wanted, stays](std::uint64_t number) {
+      return number == wanted ? Verdict{stays, true} : Verdict{true, false};
+    });
   }
 
  private:
+  struct Verdict {
+    bool stays;
+    bool last;
+  };
+
+  // Looks at every message once, until one is the last: what that one held.
+  template <class Judge>
+  Found look(Judge judge) const {
+    std::uint64_t first = 0;
+    for (;;) {
+      Found found;
+      const std::uint64_t number = next(found);
+      if (number == 0) return {};
+      const Verdict verdict = judge(number);
+      if (verdict.stays) put_back(number, found.numbers());
+      if (verdict.last) return found;
+      if (number == first) return {};
+      if (verdict.stays && first == 0) first = number;
+    }
+  }
+
+  // What lay there has room. But the kernel lets a user have as many on the way as the process that
+  // sends may have open: one that has lowered its limit since, which it may raise again.
+  void put_back(std::uint64_t number, FdPair fds) const noexcept {
+    if (put(number, fds) || errno != ETOOMANYREFS) return;
+    rlimit own{};
+    if (::getrlimit(RLIMIT_NOFILE, &own) != 0) return;
+    const rlimit most{own.rlim_max, own.rlim_max};
+    if (::setrlimit(RLIMIT_NOFILE, &most) != 0) return;
+    static_cast<void>(put(number, fds));
+    static_cast<void>(::setrlimit(RLIMIT_NOFILE, &own));  // that it had: is not refused
+  }
+
   std::lock_guard<ForkMutex> guard_;
   BagEnds ends_;
   FileLock others_wait_;  // behind open_ends(), which takes it too

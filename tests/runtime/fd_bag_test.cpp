@@ -3,6 +3,7 @@
 #include "runtime/base/fd_bag.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -157,4 +158,33 @@ TEST(FdBag, ADeadOpenersPlaceIsTaken) {
   const int fd = mp::runtime::withdraw_fd(number);
   EXPECT_EQ(inode_of(fd), inode_of(STDERR_FILENO));
   ::close(fd);
+}
+
+// Others' descriptors go back also where this process may have fewer open than are on the way.
+TEST(FdBag, ALowLimitLosesNobodysDescriptor) {
+  (void)mp::shm::self();
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    // The kernel asks nothing of root. Who is not root is nobody already.
+    if (::geteuid() == 0 && ::setresuid(65534, 65534, 65534) != 0) std::_Exit(1);
+    std::array<std::uint64_t, 60> numbers{};
+    for (auto& each : numbers) each = mp::runtime::deposit_fd(STDERR_FILENO);
+    rlimit own{};
+    if (::getrlimit(RLIMIT_NOFILE, &own) != 0) std::_Exit(2);
+    const rlimit low{40, own.rlim_max};
+    if (::setrlimit(RLIMIT_NOFILE, &low) != 0) std::_Exit(3);
+    try {
+      ::close(mp::runtime::fetch_fd(numbers.back()));
+      rlimit after{};
+      if (::getrlimit(RLIMIT_NOFILE, &after) != 0 || after.rlim_cur != 40) std::_Exit(4);
+      for (const std::uint64_t each : numbers) ::close(mp::runtime::withdraw_fd(each));
+    } catch (const std::system_error&) {
+      std::_Exit(5);
+    }
+    std::_Exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << WEXITSTATUS(status);
 }
