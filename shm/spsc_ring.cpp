@@ -13,6 +13,7 @@ constexpr std::size_t kPrefetchBytes = 1024;
 constexpr std::uint64_t kWriteAhead = 4;  // lines asked for before they are written
 constexpr std::uint64_t kReadAhead = 8;   // lines asked for before they are read,
 constexpr unsigned kBehind = 8;           // once so many were there at the first look
+constexpr std::size_t kMostKept = 1U << 20;  // of bulk that stays in a cache until its next use
 
 SpscGeometry rounded(const SpscGeometry& wanted) {
   constexpr std::size_t kMostLines = std::size_t{1} << 30;
@@ -269,7 +270,14 @@ void SpscRing::Consumer::resume() noexcept {
   closed_ = false;
 }
 
+// To OWN a line before it is given back, the consumer writes what stands there. The producer takes
+// a line that its peer has written as fast as it can write; one that both have read it can only
+// write once the other copy is gone, line after line: 40 ns each between near cpus, 150 far ones.
 void SpscRing::Consumer::next_line() noexcept {
+  // OWN line: relaxed, nothing writes a closed control word until PUBLISH tail. PUBLISH line again:
+  // release, so that OBSERVE line of a new producer or of has_message() still sees the cells, which
+  // this end has observed.
+  line_->control.store(line_->control.load(std::memory_order_relaxed), std::memory_order_release);
   codes_ = 0;
   closed_ = false;
   // PLACE reader: relaxed, see has_message()
@@ -336,8 +344,18 @@ void SpscRing::Consumer::release_bulk() noexcept {
   // KEEP order: only the compiler could turn the two around, and only a kill between them tells;
   // pairs with the reading of both in resume().
   std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (bulk_bytes_ <= kMostKept) own_bulk();
   bulk_done_ = bulk_end_;
   if (bulk_done_ - given_bulk_ >= bulk_bytes_ / 4) publish_tails();
+}
+
+// OWN bulk: as next_line() does; bytes that are not given back are nobody else's.
+void SpscRing::Consumer::own_bulk() noexcept {
+  if (bulk_end_ - bulk_done_ > 2 * bulk_bytes_) return;  // only if this end itself is damaged
+  for (std::uint64_t at = bulk_done_; at < bulk_end_; at += kLineBytes) {
+    volatile std::byte& first = bulk_[at & (bulk_bytes_ - 1)];
+    first = first;
+  }
 }
 
 void SpscRing::Consumer::publish_tails() noexcept {

@@ -18,9 +18,10 @@
 // plain object, on a stack, or in shared memory if several processes take turns with it.
 //
 // Invariants
-//  1. Only the producer writes lines and bulk, only the consumer writes the tails. A line of
+//  1. Only the producer changes lines and bulk, only the consumer writes the tails. A line of
 //     position p has p / line_count + 1 as its lap once something is published in it and one less
-//     before, since the producer passes every line on every lap; all else is damage.
+//     before, since the producer passes every line on every lap; all else is damage. What it has
+//     consumed and not given back the consumer writes as it stands, so that its cpu owns it.
 //  2. PUBLISH line (release store of the control word) is the one instant at which messages come
 //     into being; OBSERVE line (acquire load) sees their cells and their bulk bytes.
 //  3. PUBLISH tail (release) / OBSERVE tail (acquire) gives lines and bulk back; the producer
@@ -345,6 +346,7 @@ class SpscRing::Consumer : private SpscRing {
   void next_line() noexcept;
   SpscMessage peek_bulk(std::uint64_t code);
   void release_bulk() noexcept;
+  void own_bulk() noexcept;
   void publish_tails() noexcept;
 
   // Only the consumer touches these.

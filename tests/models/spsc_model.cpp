@@ -41,7 +41,7 @@ struct Suite : rl::test_suite<Suite<M, H>, 2> {
     g_mutant = M;
     g_mortal = H == Harm::none ? 2 : H == Harm::producer ? 0 : 1;
     g_gone = false;
-    g_swap = false;
+    g_swap = g_late = false;
     g_deaths_left = 0;
     std::memset(g_seen, 0, sizeof g_seen);
     std::memset(g_last, 0, sizeof g_last);
@@ -159,6 +159,7 @@ constexpr Case kMutants[] = {
     {"producer blind to claims", &model::run<Suite<kProducerUnclaimed, Harm::producer>>},
     {"consumer blind to claims", &model::run<Suite<kConsumerUnclaimed, Harm::consumer>>},
     {"no second look", &model::run<Suite<kNoSecondLook, Harm::producer>>},
+    {"owned too late", &model::run<Suite<kLateOwn, Harm::none>>},
 };
 
 }  // namespace

@@ -75,6 +75,7 @@ enum Mutant {
   kProducerUnclaimed,  // a new producer takes the bulk's tail for that of its cursor
   kConsumerUnclaimed,  // a new consumer does
   kNoSecondLook,       // a new end does not look whether the cursor moved meanwhile
+  kLateOwn,            // the consumer writes a line as it stood after having given it back
 };
 enum class Harm { none, producer, consumer };
 
@@ -101,6 +102,8 @@ bool g_gone = false;                 // it did: whatever it does now has no effe
 std::uint64_t g_seen[2][2][kLongs];  // by thread and size: what it saw last
 bool g_swap = false;                 // kBulkFirst holds back this cursor
 std::uint64_t g_kept = 0;
+bool g_late = false;  // kLateOwn holds back this store to a line
+std::uint64_t g_late_line = 0, g_late_control = 0;
 std::uint64_t g_last[2][2];  // by thread: the longs that it loaded last
 bool g_asleep[2];
 
@@ -169,6 +172,12 @@ void model_word<T>::store(T value, memory_order order) noexcept {
     if (g_mutant == kNoClose && index_ <= kLine1) value = static_cast<T>(value & ~kClosedBit);
     if (g_mutant == kEarlyTail && index_ == kCursorTail) value = static_cast<T>(value + 8);
     if (g_mutant == kBulkFirst && index_ == kBulkClaim) g_swap = true;
+    if (g_mutant == kLateOwn && index_ <= kLine1 && rl::thread_index() != kProducer) {
+      g_late = true;
+      g_late_line = index_;
+      g_late_control = value;
+      return;
+    }
     if (g_swap && index_ == kCursorTail) {
       g_kept = value;
       return;
@@ -177,6 +186,9 @@ void model_word<T>::store(T value, memory_order order) noexcept {
   word(index_).store(value, model::order(store_order(index_, order)), RL_INFO);
   if (sizeof(T) == 8 && index_ == kBulkTail && std::exchange(g_swap, false) && !killed()) {
     g_words->longs[kCursorTail].store(g_kept, rl::mo_release, RL_INFO);
+  }
+  if (sizeof(T) == 8 && index_ == kCursorTail && std::exchange(g_late, false) && !killed()) {
+    g_words->longs[g_late_line].store(g_late_control, rl::mo_release, RL_INFO);
   }
 }
 
