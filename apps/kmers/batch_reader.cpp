@@ -1,63 +1,15 @@
 #include "kmers/batch_reader.hpp"
 
 #include <sys/stat.h>
-#include <unistd.h>
-#include <zlib.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
+#include "kmers/gzip_file.hpp"
 #include "kmers/input_error.hpp"
 
 namespace kmers {
-
-/// A file that zlib reads: gzip data (of one or more members) or anything else as it is.
-class GzipFile {
- public:
-  explicit GzipFile(std::string name) : name_(std::move(name)) {
-    errno = 0;
-    file_ = name_ == "-" ? gzdopen(dup(STDIN_FILENO), "rb") : gzopen(name_.c_str(), "rb");
-    if (file_ == nullptr) throw InputError(name_, 0, std::strerror(errno == 0 ? ENOMEM : errno));
-    gzbuffer(file_, 1U << 17U);
-  }
-  ~GzipFile() { gzclose_r(file_); }
-  GzipFile(const GzipFile&) = delete;
-  GzipFile& operator=(const GzipFile&) = delete;
-
-  /// Appends up to `bytes` bytes; fewer only at the end. `line`: where an error will be reported.
-  std::size_t append(std::string& text, std::size_t bytes, std::uint64_t line) {
-    const std::size_t before = text.size();
-    text.resize(before + bytes);
-    errno = 0;
-    const int got = gzread(file_, text.data() + before, static_cast<unsigned>(bytes));
-    const int os_error = errno;
-    text.resize(before + static_cast<std::size_t>(std::max(got, 0)));
-    if (static_cast<std::size_t>(std::max(got, 0)) < bytes) check(text, line, os_error);
-    return text.size() - before;
-  }
-  [[nodiscard]] std::uint64_t offset() const {
-    const z_off_t on_disk = gzoffset(file_);  // not known of a pipe: then what was read
-    return static_cast<std::uint64_t>(std::max<z_off_t>(on_disk > 0 ? on_disk : gztell(file_), 0));
-  }
-  [[nodiscard]] const std::string& name() const { return name_; }
-
- private:
-  void check(const std::string& text, std::uint64_t line, int os_error) const {
-    int code = Z_OK;
-    const char* what = gzerror(file_, &code);
-    if (code == Z_OK || code == Z_STREAM_END) return;
-    line += static_cast<std::uint64_t>(std::count(text.begin(), text.end(), '\n'));
-    if (code == Z_BUF_ERROR) throw InputError(name_, line, "truncated: gzip data ends early");
-    if (code == Z_ERRNO) throw InputError(name_, 0, std::strerror(os_error));
-    throw InputError(name_, line, std::string("damaged gzip data (") + what + ")");
-  }
-
-  std::string name_;
-  gzFile file_ = nullptr;
-};
 
 namespace {
 

@@ -44,6 +44,7 @@ void declare(CLI::App& app, Options& options) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--top", options.run.top, "how many of the most frequent k-mers to show")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--svg", options.svg, "write the histogram as a picture to this file");
   app.add_option("--histogram", options.histogram, "write the histogram as text to this file");
@@ -123,6 +124,11 @@ int main_program(const Options& options) {
       "Spectrum of " + std::to_string(options.run.input.k) + "-mers: " + names;
   write_file(options.svg, histogram_svg(result.spectrum, title));
   write_file(options.histogram, histogram_lines(result.spectrum));
+  errno = 0;
+  if (!std::cout.flush()) {
+    const std::string why = errno == 0 ? "" : std::string(": ") + std::strerror(errno);
+    throw InputError("standard output", 0, "cannot write" + why);
+  }
   return 0;
 }
 

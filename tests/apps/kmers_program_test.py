@@ -148,6 +148,18 @@ class Errors(Program):
         path = self.write("damaged.fa", bytes(damaged))
         self.assertEqual(self.kmers(path).returncode, 2)
 
+    def test_gzip_data_ends_with_its_last_member(self):
+        first = gzip.compress(b">x\nACGTACGTAC\n")
+        second = gzip.compress(b">y\nCCCCCCCCCC\n")
+        for whole in (first + second, first + second + bytes(700)):
+            self.assertEqual(self.counts("-k", "10", self.write("two.fa", whole)),
+                             {"ACGTACGTAC": 1, "CCCCCCCCCC": 1})  # fmt: skip
+        damaged = bytearray(second)
+        damaged[0] ^= 1
+        for tail in (bytes(damaged), b"x", bytes(9) + second, second[:1]):
+            path = self.write("tail.fa", first + tail)
+            self.rejected("tail.fa:3: damaged gzip data (no gzip data, as before)", path)
+
     def test_bad_characters_name_file_and_line(self):
         lines = [">x"] + ["ACGT" * 20] * 500
         lines[321] = "ACGJ"
@@ -170,7 +182,8 @@ class Errors(Program):
         self.rejected("x.fq:403: the file ends before", self.write("x.fq", good * 100 + "@r\nA\n+\n"))
 
     def test_options_that_make_no_sense(self):
-        for bad in (["-k", "32"], ["-k", "0"], ["-k", "x"], ["-w", "0"], ["--nonsense"], []):
+        for bad in (["-k", "32"], ["-k", "0"], ["-k", "x"], ["-w", "0"], ["--top", "-1"],
+                    ["--nonsense"], []):  # fmt: skip
             with self.subTest(bad=bad):
                 files = [GENOME] if bad else []
                 self.assertEqual(self.kmers(*files, *bad).returncode, 2)
@@ -183,6 +196,16 @@ class Errors(Program):
             done = self.kmers(GENOME, option, "/nonexistent/x")
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn("/nonexistent/x: cannot write", done.stderr)
+
+        with open("/dev/full", "w", encoding="utf-8") as full:
+            done = subprocess.run([KMERS, GENOME], stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("standard output: cannot write: No space left", done.stderr)
+
+    def test_standard_input_that_is_closed(self):
+        done = self.kmers("--serial", "-", preexec_fn=lambda: os.close(0))
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("-: Bad file descriptor", done.stderr)
 
     def test_killed_workers_are_reported_or_harmless(self):
         data = (">x\n" + "".join(random.Random(1).choices("ACGT", k=3_000_000))).encode()
