@@ -20,14 +20,16 @@ Binding resolve(const std::optional<Binding>& option, Consumer consumer,
                 const Environment& environment, const Topology& topology) {
   if (option) return *option;
   const char* setting = environment("MILLRACE_BIND");
+  const CpuSet allowed = topology.current_allowed();
   if (setting != nullptr && *setting != '\0') {
     try {
-      return Binding(setting, "MILLRACE_BIND");
+      Binding binding(setting, "MILLRACE_BIND");
+      plan(binding, PlanRequest{}, topology, allowed);  // what is absent here is named here
+      return binding;
     } catch (const ValueError& error) {
       throw ValueError(std::string("MILLRACE_BIND: ") + error.what());
     }
   }
-  const CpuSet allowed = topology.current_allowed();
   std::string ignored;
   for (const Hint& hint : batch_hints(environment, topology, allowed)) {
     try {
