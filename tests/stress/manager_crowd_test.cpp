@@ -1,13 +1,15 @@
-// A manager's server under many: objects that come and go, clients that come at once. **beyond**
-// Python.
+// A manager's server under many: objects that come and go, clients that come at once, entries of a
+// dict. **beyond** Python.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <fstream>
 #include <millrace/managers.hpp>
 #include <millrace/process.hpp>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "tests/leak_check.hpp"
@@ -55,6 +57,38 @@ TEST_F(ManagerCrowdTest, TheServersMemoryIsAsItWasAfterManyObjects) {
   constexpr std::size_t kSlack = std::size_t{8} << 20U;
   EXPECT_LT(private_bytes(server), before + kSlack);
   EXPECT_EQ(manager.number_of_objects(), 0U);
+}
+
+TEST_F(ManagerCrowdTest, AMillionEntriesTakeAtMostTwiceWhatAHashMapDoes) {
+  constexpr int kEntries = 1'000'000;
+  auto manager = Manager();
+  const int server = active_children()[0].pid().value();
+  const auto taken = manager.Value('q', 0);
+  // In a process of its own, whose memory nothing else has used before.
+  Process mapper([taken] {
+    const std::size_t before = private_bytes(::getpid());
+    std::unordered_map<std::int64_t, std::int64_t> map;
+    for (int i = 0; i < kEntries; ++i) map.emplace(i, i);
+    taken.set(private_bytes(::getpid()) - before);
+  });
+  mapper.start();
+  ASSERT_TRUE(mapper.join());
+  ASSERT_EQ(mapper.exitcode(), 0);
+  const auto by_map = taken.get<std::size_t>();
+  ASSERT_GT(by_map, std::size_t{16} * kEntries) << "a key and a value";
+
+  const auto dict = manager.dict();
+  const std::size_t before = private_bytes(server);
+  for (int from = 0; from < kEntries; from += 1000) {
+    Dict some;
+    for (int i = from; i < from + 1000; ++i) some.set(i, i);
+    dict.update(some);
+  }
+  ASSERT_EQ(dict.size(), std::size_t{kEntries});
+  const std::size_t by_dict = private_bytes(server) - before;
+  EXPECT_GT(by_dict, std::size_t{16} * kEntries);
+  EXPECT_LE(by_dict, 2 * by_map);
+  RecordProperty("bytes_an_entry", std::to_string(by_dict / kEntries));
 }
 
 TEST_F(ManagerCrowdTest, TwoHundredClientsCallAtOnce) {
