@@ -20,6 +20,9 @@
 #include "shm/layout.hpp"
 #include "shm/memory_limits.hpp"
 
+// There only in a program that runs under ThreadSanitizer, for which this file may not be built.
+extern "C" [[gnu::weak]] void __tsan_init();
+
 namespace millrace::shm {
 namespace {
 
@@ -140,7 +143,11 @@ int find_fd(ino_t inode) noexcept {
 ArenaFile join() {
   const Occupant there = occupant_of_base();
   if (!there.is_arena) {
-    fail(EEXIST, "mmap arena at its fixed address, where there is: " + there.text);
+    fail(EEXIST, "mmap arena at its fixed address, where there is: " + there.text +
+                     (&__tsan_init != nullptr && MILLRACE_UNDER_TSAN == 0
+                          ? " (ThreadSanitizer's own memory: a program that runs under it needs a "
+                            "millrace that was built with -fsanitize=thread as well)"
+                          : ""));
   }
   ArenaFile file;
   file.joined = true;
