@@ -67,8 +67,9 @@ std::uint64_t range_size(std::uint64_t first, std::uint64_t last) {
 
 void log_callback_failure(const char* which) noexcept {
   try {
-    get_logger().error(std::string("a pool's ") + which +
-                       " threw: " + describe_exception(std::current_exception()));
+    std::string text = describe_exception(std::current_exception());
+    if (text.ends_with('\n')) text.pop_back();
+    get_logger().error(std::string("a pool's ") + which + " threw: " + text);
   } catch (...) {  // a logger that fails must not harm the pool
   }
 }

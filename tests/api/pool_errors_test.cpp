@@ -244,15 +244,18 @@ TEST_P(PoolErrors, ARaisingCallbackHarmsNothing) {
 }
 
 TEST_F(PoolTest, ARaisingCallbackIsLogged) {
-  const auto program = run_program([] {
-    mp::log_to_stderr();
-    mp::Pool pool(1);
-    pool.apply_async({.callback = [](int) { throw std::runtime_error("from the callback"); }},
-                     square, 3)
-        .get();
-  });
-  EXPECT_EQ(program.exitcode, 0);
-  EXPECT_NE(program.err.find("from the callback"), std::string::npos) << program.err;
+  const std::string line = "a pool's callback threw: std::runtime_error: from the callback\n";
+  for (const bool handler : {false, true}) {
+    const auto program = run_program([handler] {
+      if (handler) mp::log_to_stderr();
+      mp::Pool pool(1);
+      pool.apply_async({.callback = [](int) { throw std::runtime_error("from the callback"); }},
+                       square, 3)
+          .get();
+    });
+    EXPECT_EQ(program.exitcode, 0);
+    EXPECT_EQ(program.err, handler ? "[ERROR/MainProcess] " + line : line);
+  }
 }
 
 }  // namespace
