@@ -18,8 +18,8 @@ std::size_t ConnectionEnd::receive_into(std::span<std::byte> room, FrameBuffer& 
   return rest.size();
 }
 
-bool ConnectionEnd::look(Look how) {
-  return poll(how == Look::now ? Timeout(std::chrono::seconds(0)) : Timeout());
+bool ConnectionEnd::something_there(Waits waits) {
+  return poll(waits == Waits::no ? Timeout(std::chrono::seconds(0)) : Timeout());
 }
 
 std::uint64_t ConnectionEnd::depart() {

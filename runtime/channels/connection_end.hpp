@@ -131,12 +131,12 @@ class ConnectionEnd {
   virtual int try_fileno() { return fileno(); }
   /// From now on one thread at a time receives and polls, of this process alone, nobody else looks
   /// at the descriptor, and the end does not travel: it may have read what was not received yet.
-  /// Only a socket's does. `limit`: of look(). Throws std::system_error.
+  /// Only a socket's does. `limit`: of something_there(). Throws std::system_error.
   virtual void read_ahead(Timeout limit) { static_cast<void>(limit); }
-  enum class Look : bool { now, wait };
+  enum class Waits : bool { no, yes };
   /// Of such an end: true when some of a message, or the end, is there. It waits for as long as
   /// `limit` says; a signal may end that.
-  virtual bool look(Look how);
+  virtual bool something_there(Waits waits);
   /// What a copy of the handle that leaves this process keeps, so that the end stays open and can
   /// be opened elsewhere: a number for EndOps. Throws TypeError where that is impossible.
   virtual std::uint64_t depart();

@@ -88,7 +88,7 @@ class SocketEnd final : public ConnectionEnd {
   bool poll(Timeout timeout) override;
   int fileno() override;
   void read_ahead(Timeout limit) override;
-  bool look(Look how) override;
+  bool something_there(Waits waits) override;
   /// A number of the descriptors on their way: the end is open wherever that is taken.
   std::uint64_t depart() override;
   [[nodiscard]] bool peer_is_known() const noexcept override { return shared().known; }
@@ -162,7 +162,7 @@ class SocketEnd final : public ConnectionEnd {
   void receive_pieces(Turn& turn, Pause& pause, std::size_t left, FrameBuffer& frame);
   std::size_t receive_first(Turn& turn, Pause& pause, std::span<std::byte> room);
   void await_message(Pause& pause);
-  bool fill(Look how) noexcept;
+  bool fill(Waits waits) noexcept;
   bool await_peer() noexcept;
   ssize_t receive_some(std::span<std::byte> room) const noexcept;
   void receive_all(Turn& turn, Pause& pause, std::span<std::byte> room);

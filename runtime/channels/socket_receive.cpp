@@ -131,7 +131,7 @@ void SocketEnd::await_message(Pause& pause) {
   if (ahead_ == nullptr || shm::interrupts_enabled()) {
     pause.between_messages(POLLIN, Timeout::Clock::time_point::max());
   } else {
-    fill(Look::wait);
+    fill(Waits::yes);
   }
   check_open();
 }
@@ -139,7 +139,7 @@ void SocketEnd::await_message(Pause& pause) {
 // A peer on this host: what it sends may be here before this thread were asleep.
 bool SocketEnd::await_peer() noexcept {
   return receive_patience_.wait([this] {
-    return ahead_ != nullptr ? fill(Look::now) : something_came(socket_.get());
+    return ahead_ != nullptr ? fill(Waits::no) : something_came(socket_.get());
   });
 }
 
@@ -155,13 +155,13 @@ void SocketEnd::read_ahead(Timeout limit) {
   ahead_ = std::make_unique<Ahead>();
 }
 
-bool SocketEnd::look(Look how) {
+bool SocketEnd::something_there(Waits waits) {
   const Use use(*this);
-  return fill(how);
+  return fill(waits);
 }
 
-bool SocketEnd::fill(Look how) noexcept {
-  return !ahead_->empty() || ahead_->read(socket_.get(), how == Look::now ? MSG_DONTWAIT : 0);
+bool SocketEnd::fill(Waits waits) noexcept {
+  return !ahead_->empty() || ahead_->read(socket_.get(), waits == Waits::no ? MSG_DONTWAIT : 0);
 }
 
 // Inside a message.

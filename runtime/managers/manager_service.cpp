@@ -17,7 +17,7 @@ namespace millrace::runtime {
 
 namespace {
 
-using Look = ConnectionEnd::Look;
+using Waits = ConnectionEnd::Waits;
 
 // How many threads wait for their clients at once.
 constexpr unsigned kLingering = 16;
@@ -161,7 +161,7 @@ void ManagerService::end(ManagerTalk& talk) {
 
 // One request of a connection, and those that follow at once while nobody else waits.
 ManagerService::After ManagerService::converse(ManagerTalk& talk) {
-  if (!talk.end.look(Look::now)) return After::park;
+  if (!talk.end.something_there(Waits::no)) return After::park;
   ManagerSession& session = talk.session;
   Bytes far;
   for (bool in_line = false;;) {
@@ -217,14 +217,16 @@ void ManagerService::answer(ManagerTalk& talk, bool stay) {
 // Whether the next request comes soon: the thread and its client are still warm.
 bool ManagerService::linger(ManagerTalk& talk) {
   if (!talk.session.line() && may_spin()) {
-    if (talk.patience.wait([&] { return talk.end.look(Look::now); })) return true;
+    if (talk.patience.wait([&] { return talk.end.something_there(Waits::no); })) return true;
   }
   const Change asleep(awake_, -1U);
   const Change one(lingering_, 1);
   // relaxed: one more or less
-  if (lingering_.load(std::memory_order_relaxed) > kLingering) return talk.end.look(Look::now);
+  if (lingering_.load(std::memory_order_relaxed) > kLingering) {
+    return talk.end.something_there(Waits::no);
+  }
   crew_.stand_aside(true);
-  const bool come = talk.end.look(Look::wait);
+  const bool come = talk.end.something_there(Waits::yes);
   crew_.stand_aside(false);
   return come;
 }

@@ -27,7 +27,7 @@ namespace millrace::runtime {
 namespace {
 
 using namespace std::chrono_literals;
-using Look = ConnectionEnd::Look;
+using Waits = ConnectionEnd::Waits;
 
 std::string head_of(std::size_t size) {
   return {static_cast<char>(size >> 24U & 0xff), static_cast<char>(size >> 16U & 0xff),
@@ -87,19 +87,19 @@ class ReadAheadTest : public test::LeakCheck {
 
 TEST_F(ReadAheadTest, AMessageIsReadWithItsLength) {
   write(message_of("one") + message_of("two"));
-  ASSERT_TRUE(end().look(Look::now));
+  ASSERT_TRUE(end().something_there(Waits::no));
   EXPECT_EQ(in_socket(), 0);
   EXPECT_EQ(received(), "one");
-  EXPECT_TRUE(end().look(Look::now));  // of which the descriptor says nothing
+  EXPECT_TRUE(end().something_there(Waits::no));  // of which the descriptor says nothing
   EXPECT_TRUE(connection_->poll(0s));
   EXPECT_EQ(received(), "two");
   EXPECT_FALSE(connection_->poll(0s));
-  EXPECT_FALSE(end().look(Look::now));
+  EXPECT_FALSE(end().something_there(Waits::no));
 }
 
 TEST_F(ReadAheadTest, NothingComesWithinTheLimit) {
   end().read_ahead(10ms);
-  EXPECT_FALSE(end().look(Look::wait));
+  EXPECT_FALSE(end().something_there(Waits::yes));
 }
 
 TEST_F(ReadAheadTest, MessagesInPiecesComeWhole) {
@@ -136,7 +136,7 @@ TEST_F(ReadAheadTest, ALengthInEightBytesIsReadSo) {
 
 TEST_F(ReadAheadTest, AMessageThatIsTooLongIsRefusedThoughItWasRead) {
   write(message_of("a message"));
-  ASSERT_TRUE(end().look(Look::now));
+  ASSERT_TRUE(end().something_there(Waits::no));
   EXPECT_THROW(connection_->recv_bytes(3), std::system_error);
 }
 
@@ -144,7 +144,7 @@ TEST_F(ReadAheadTest, TheEndComesBehindWhatWasRead) {
   write(message_of("last"));
   peer_.reset();
   EXPECT_EQ(received(), "last");
-  EXPECT_TRUE(end().look(Look::wait));
+  EXPECT_TRUE(end().something_there(Waits::yes));
   EXPECT_THROW(received(), EOFError);
 }
 
@@ -166,7 +166,7 @@ TEST_F(ReadAheadTest, AnEndInsideALengthIsNoMessage) {
 TEST_F(ReadAheadTest, AnErrorIsToldOnce) {
   connection_->send_bytes("that the peer does not read");
   peer_.reset();
-  EXPECT_TRUE(end().look(Look::now));
+  EXPECT_TRUE(end().something_there(Waits::no));
   EXPECT_THROW(received(), EOFError);
   EXPECT_THROW(received(), EOFError);
 }
