@@ -32,8 +32,8 @@ class Permits {
  public:
   using Word = std::atomic<std::uint32_t>;
 
-  /// So many are looked at from the first.
-  static constexpr std::uint32_t kUsedAtOnce = 64;
+  /// So many are looked at from the first: a line of them.
+  static constexpr std::uint32_t kUsedAtOnce = 16;
 
   /// Bytes of one with `n` permits; the words lie behind it.
   static constexpr std::size_t bytes_for(std::size_t n) noexcept {
