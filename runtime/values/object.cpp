@@ -248,7 +248,7 @@ void Object::Iterator::settle() {
     case ValueKind::frozenset: {
       auto& table = *Access::node<TableNode>(from);
       while (at_ < table.used && table.entries[at_].hash == runtime::TableEntry::kHole) ++at_;
-      element_ = &table.entries[at_].key;
+      element_ = at_ < table.used ? &table.entries[at_].key : nullptr;  // an empty one has none
       return;
     }
     default:
