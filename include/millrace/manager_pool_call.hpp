@@ -146,6 +146,13 @@ struct DoStarmap {
   }
 };
 
+struct DoStarmapAsync {
+  template <class F, class Input>
+  static Object run(Pool& pool, F& f, Input& input) {
+    return promise_of(pool.starmap_async(f, input));
+  }
+};
+
 void encode_pool_call(wire::Writer& out, const PoolCallHandle& handle);
 PoolCallHandle decode_pool_call(wire::Reader& in);
 

@@ -66,12 +66,28 @@ class PoolProxy : public BaseProxy {
     using R = std::decay_t<decltype(std::declval<Pool&>().starmap(f, input))>;
     return call<R>("starmap", make<runtime::DoStarmap>(std::forward<F>(f), std::move(input)));
   }
+  template <class F, std::ranges::input_range Range>
+  requires Sendable<std::decay_t<F>>
+  auto starmap_async(F&& f, Range&& items) const {
+    auto input = vector_of(std::forward<Range>(items));
+    using R = std::decay_t<decltype(std::declval<Pool&>().starmap(f, input))>;
+    return call<AsyncResultProxy<R>>(
+        "starmap_async", make<runtime::DoStarmapAsync>(std::forward<F>(f), std::move(input)));
+  }
   /// Computes all results, then gives them one by one.
   template <class F, std::ranges::input_range Range>
   requires Sendable<std::decay_t<F>>
   [[nodiscard]] IteratorProxy imap(F&& f, Range&& items) const {
     return call<IteratorProxy>(
         "imap", make<runtime::DoMap>(std::forward<F>(f), vector_of(std::forward<Range>(items))));
+  }
+  /// As imap(): the order is that of the input here, too.
+  template <class F, std::ranges::input_range Range>
+  requires Sendable<std::decay_t<F>>
+  [[nodiscard]] IteratorProxy imap_unordered(F&& f, Range&& items) const {
+    return call<IteratorProxy>("imap_unordered",
+                               make<runtime::DoMap>(std::forward<F>(f),
+                                                    vector_of(std::forward<Range>(items))));
   }
   void close() const { call("close"); }
   void terminate() const { call("terminate"); }

@@ -342,13 +342,16 @@ TEST_F(PortedManagerTypes, APoolMaps) {
   pool.join();
 }
 
-// WithManagerTestPool.test_async, test_async_timeout, test_map_async, test_imap
+// WithManagerTestPool.test_async, test_async_timeout, test_map_async, test_starmap_async,
+// test_imap, test_imap_unordered
 TEST_F(PortedManagerTypes, APoolAnswersLater) {
   const auto pool = manager->Pool(2);
   const auto later = pool.apply_async(square, 7);
   EXPECT_EQ(later.get(kLong), 49);
   EXPECT_TRUE(later.ready() && later.successful());
   EXPECT_EQ(pool.map_async(square, numbers_to(3)).get(), (std::vector<int>{0, 1, 4}));
+  const std::vector<std::tuple<int, int>> pairs{{2, 3}, {4, 5}};
+  EXPECT_EQ(pool.starmap_async(product, pairs).get(), (std::vector<int>{6, 20}));
   const auto failed = pool.apply_async(refuse, 1);
   failed.wait();
   EXPECT_FALSE(failed.successful());
@@ -367,6 +370,10 @@ TEST_F(PortedManagerTypes, APoolAnswersLater) {
   const auto each = pool.imap(square, numbers_to(10));
   for (int i = 0; i < 10; ++i) EXPECT_EQ(each.next(), Object(i * i));
   EXPECT_FALSE(each.next().has_value());
+  const auto any = pool.imap_unordered(square, numbers_to(10));
+  int sum = 0;
+  while (const auto got = any.next()) sum += got->as<int>();
+  EXPECT_EQ(sum, 285);
   pool.close();
   pool.join();
 }

@@ -302,6 +302,7 @@ TEST_F(ManagerInteropTest, ProxiesUseAServerOfCPythons) {
   EXPECT_THROW(pool.map(same, items), TypeError);
   EXPECT_THROW(pool.map_async(same, items), TypeError);
   EXPECT_THROW(static_cast<void>(pool.imap(same, items)), TypeError);
+  EXPECT_THROW(static_cast<void>(pool.imap_unordered(same, items)), TypeError);
   EXPECT_THROW(pool.join(), ValueError) << "it runs";
   pool.close();
   pool.join();
