@@ -1,5 +1,6 @@
 // Connections over sockets: CPython calling millrace beside CPython calling CPython, over AF_UNIX
-// with a key; authenticated calls a second, millrace's own beside CPython's own; and two programs
+// with a key; authenticated calls a second, millrace's own beside CPython's own, and one after the
+// other and four at a time by the same callers, millrace's, to a Listener of each; and two programs
 // of millrace's with a key beside a bare socket, on two cpus.
 #include <sched.h>
 #include <signal.h>
@@ -11,6 +12,8 @@
 #include <cstdlib>
 #include <millrace/millrace.hpp>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "bench/runtime/peer_pair.hpp"
 #include "bench/shm/harness.hpp"
@@ -110,11 +113,36 @@ class Server {
 };
 
 double seconds_of_calls(const mp::Connection& connection, const mp::connection::Address& address,
-                        int count) {
+                        int count, int callers = 1) {
   connection.send(mp::Tuple{"accept", count, 0});
   const std::uint64_t start = bench::now_ns();
-  for (int i = 0; i < count; ++i) mp::connection::Client(address, {.authkey = kKey}).close();
+  std::vector<std::thread> others;
+  const auto call = [&] {
+    for (int i = 0; i < count / callers; ++i) {
+      mp::connection::Client(address, {.authkey = kKey}).close();
+    }
+  };
+  for (int i = 1; i < callers; ++i) others.emplace_back(call);
+  call();
+  for (std::thread& each : others) each.join();
   return static_cast<double>(bench::now_ns() - start) * 1e-9;
+}
+
+// Those of millrace's callers to a Listener of either.
+void add_callers(bench::Suite& suite, const mp::Connection& to_us, const Server& us,
+                 const mp::Connection& to_python, const mp::connection::Address& python) {
+  constexpr int kCalls = 400;
+  for (const int callers : {1, 4}) {
+    const std::string name = "calls by " + std::to_string(callers);
+    suite.measure(name, [&, callers] {
+      return kCalls / seconds_of_calls(to_us, us.address(), kCalls, callers);
+    });
+    suite.measure("CPython's Listener, " + name, [&, callers] {
+      return kCalls / seconds_of_calls(to_python, python, kCalls, callers);
+    });
+    suite.row({"authenticated " + name + " caller(s) of millrace's, to CPython's Listener",
+               "calls/s", name, "CPython's Listener, " + name, 3, bench::Better::higher});
+  }
 }
 
 }  // namespace
@@ -180,6 +208,10 @@ int main(int argc, char** argv) {
   Python theirs("call", address);
   Python ours("call", for_python.address().repr());
   const mp::Connection connection = mp::connection::Client(for_us.address(), {.authkey = kKey});
+  Python for_callers("listen", "");
+  const std::string text = for_callers.line();  // 'PATH' and a newline
+  const mp::connection::Address their_address(text.substr(1, text.size() - 3));
+  const mp::Connection to_python = mp::connection::Client(their_address, {.authkey = kKey});
 
   using bench::Better;
   bench::Suite suite("listener");
@@ -203,8 +235,10 @@ int main(int argc, char** argv) {
   suite.measure("CPython calls", [&] { return kCalls / theirs.run("accept", kCalls, 0); });
   suite.row({"authenticated calls, CPython's own", "calls/s", "calls", "CPython calls", 3,
              Better::higher});
+  add_callers(suite, connection, for_us, to_python, their_address);
   add_peers(suite, pairs);
   const int status = suite.run(argc, argv);
   connection.send(mp::Tuple{"end", 0, 0});
+  to_python.send(mp::Tuple{"end", 0, 0});
   return status;
 }
