@@ -9,6 +9,7 @@
 #include <cstring>
 #include <millrace/errors.hpp>
 #include <millrace/object.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -101,8 +102,7 @@ std::optional<std::uint64_t> FdRequest::receive(int socket) {
   for (;;) {
     std::size_t wanted = kHeader;
     if (got_ >= kHeader) {
-      std::size_t size = 0;
-      for (std::size_t i = 0; i < kHeader; ++i) size = size << 8U | in_[i];
+      const std::size_t size = big_endian(std::as_bytes(std::span(in_).first(kHeader)));
       if (size == 0 || size > kMost) break;
       wanted += size;
       if (got_ == wanted) return key_in(size);

@@ -2,7 +2,6 @@
 
 #include <openssl/crypto.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -26,6 +25,7 @@
 
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/base/own_pid.hpp"
+#include "runtime/base/signals_blocked.hpp"
 #include "runtime/channels/acceptor.hpp"
 #include "runtime/channels/fd_message.hpp"
 #include "runtime/process/exit.hpp"
@@ -134,14 +134,7 @@ void arrange_end() {
 Sharer* start_sharer(const Bytes& key) {
   auto made = std::make_unique<Sharer>(key);
   auto own = std::make_unique<OwnThread>();
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  struct Restore {
-    const sigset_t& mask;
-    ~Restore() { ::pthread_sigmask(SIG_SETMASK, &mask, nullptr); }
-  } const restore{before};
+  const SignalsBlocked quiet;
   Sharer* const sharer = made.get();
   std::thread([own = std::move(own), made = std::move(made)] { made->serve(); }).detach();
   return sharer;

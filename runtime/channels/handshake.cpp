@@ -51,9 +51,7 @@ bool Handshake::flush() {
 
 // Of the frame whose header has come.
 std::size_t Handshake::frame_size() const noexcept {
-  std::uint32_t size = 0;
-  for (std::size_t i = 0; i < kHeader; ++i) size = size << 8U | in_[i];
-  return size;
+  return big_endian(std::as_bytes(std::span(in_).first(kHeader)));
 }
 
 // How many bytes from the beginning of the frame on certainly are the handshake's.

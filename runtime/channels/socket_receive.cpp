@@ -14,6 +14,7 @@
 #include <system_error>
 
 #include "runtime/channels/socket_calls.hpp"
+#include "runtime/channels/stream_socket.hpp"
 
 namespace millrace::runtime {
 
@@ -24,12 +25,6 @@ namespace {
 // Cleared and received at a time: what is in the cache still is written over, and memory is touched
 // as its content comes.
 constexpr std::size_t kStep = std::size_t{256} << 10U;
-
-std::uint64_t big_endian(std::span<const std::byte> bytes) noexcept {
-  std::uint64_t value = 0;
-  for (const std::byte each : bytes) value = value << 8U | std::to_integer<std::uint64_t>(each);
-  return value;
-}
 
 }  // namespace
 

@@ -125,6 +125,12 @@ bool is_own_users(int socket) noexcept {
          process.uid == ::geteuid();
 }
 
+std::uint64_t big_endian(std::span<const std::byte> bytes) noexcept {
+  std::uint64_t value = 0;
+  for (const std::byte each : bytes) value = value << 8U | std::to_integer<std::uint64_t>(each);
+  return value;
+}
+
 std::string framed(std::string_view bytes) {
   std::string frame;
   const auto size = static_cast<std::uint32_t>(bytes.size());

@@ -3,7 +3,10 @@
 
 #include <millrace/address.hpp>
 #include <millrace/timeout.hpp>
+#include <cstddef>
+#include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -34,6 +37,8 @@ void send_at_once(int socket) noexcept;
 /// AF_UNIX.
 bool is_own_users(int socket) noexcept;
 
+/// A length in a frame's header.
+std::uint64_t big_endian(std::span<const std::byte> bytes) noexcept;
 /// A frame that is short: its length and its bytes.
 std::string framed(std::string_view bytes);
 

@@ -8,6 +8,7 @@
 #include <millrace/pool_entries.hpp>
 #include <new>
 
+#include "runtime/base/signals_blocked.hpp"
 #include "runtime/process/fork_hazards.hpp"
 #include "shm/arena.hpp"
 #include "shm/parking.hpp"
@@ -34,24 +35,6 @@ void stay_on(int cpu) noexcept {
   CPU_SET(static_cast<std::size_t>(cpu), &one);
   ::sched_setaffinity(0, sizeof one, &one);
 }
-
-/// While it lives no signal is sent to threads that are made. What a thread itself does wrong comes
-/// to the program's handler all the same: the arrays may be memory that is made when it is touched.
-class SignalsBlocked {
- public:
-  SignalsBlocked() noexcept {
-    sigset_t all;
-    ::sigfillset(&all);
-    for (const int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP}) ::sigdelset(&all, fault);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-  ~SignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_{};
-};
 
 }  // namespace
 
@@ -80,7 +63,9 @@ Carriers::Carriers(const std::vector<int>& cpus, std::size_t in, std::size_t out
 Carriers::~Carriers() { finish(); }
 
 void Carriers::start(int cpu, std::size_t seat) {
-  const SignalsBlocked quiet;
+  // What a thread itself does wrong comes to the program's handler all the same: the arrays may be
+  // memory that is made when it is touched.
+  const SignalsBlocked quiet{SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
   threads_.emplace_back([this, cpu, seat, own = std::make_unique<OwnThread>()] {
     stay_on(cpu);
     carry(boxes_[seat]);

@@ -16,6 +16,7 @@
 #include <system_error>
 #include <thread>
 
+#include "runtime/base/signals_blocked.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/shed_memory.hpp"
 #include "runtime/segments/segment.hpp"
@@ -128,21 +129,6 @@ pid_t bare_fork(unsigned long flags) noexcept {
 
 // ---- In the process that starts it. ----
 
-class AllSignalsBlocked {
- public:
-  AllSignalsBlocked() noexcept {
-    sigset_t all;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~AllSignalsBlocked() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  AllSignalsBlocked(const AllSignalsBlocked&) = delete;
-  AllSignalsBlocked& operator=(const AllSignalsBlocked&) = delete;
-
- private:
-  sigset_t before_{};
-};
-
 // The tracker is nobody's child: a process in between makes it and ends, one that sends no SIGCHLD
 // and that no wait() of the program's own can meet. Its signals stay blocked for ever.
 pid_t launch(SegmentRegistry& notes) {
@@ -151,7 +137,7 @@ pid_t launch(SegmentRegistry& notes) {
   pid_t between = -1;
   int error = 0;
   {
-    const AllSignalsBlocked blocked;
+    const SignalsBlocked blocked;
     between = bare_fork(0);
     error = errno;
     if (between == 0) {

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/leak_check.hpp"
+#include "tests/api/ported_support.hpp"
 
 namespace millrace::test {
 namespace {
@@ -22,20 +22,8 @@ using namespace std::chrono_literals;
 
 constexpr auto kLong = 60s;
 
-void require(bool holds) {
-  if (!holds) throw SystemExit(1);
-}
-
-class PortedManagerTypes : public LeakCheck {
+class PortedManagerTypes : public WithManager {
  protected:
-  void SetUp() override {
-    LeakCheck::SetUp();
-    manager.emplace(Manager());
-  }
-  void TearDown() override {
-    manager.reset();
-    LeakCheck::TearDown();
-  }
   template <class F, class... Args>
   void start(int n, F f, const Args&... args) {
     for (int i = 0; i < n; ++i) children.emplace_back(f, args...).start();
@@ -48,7 +36,6 @@ class PortedManagerTypes : public LeakCheck {
     children.clear();
   }
 
-  std::optional<SyncManager> manager;
   std::vector<Process> children;
 };
 

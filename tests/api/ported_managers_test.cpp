@@ -14,10 +14,6 @@ using namespace std::chrono_literals;
 namespace millrace::test {
 namespace {
 
-void require(bool holds) {
-  if (!holds) throw mp::SystemExit(1);
-}
-
 List range(int first, int last) {
   List all;
   for (; first < last; ++first) all.append(first);
@@ -26,18 +22,7 @@ List range(int first, int last) {
 
 List whole(const ListProxy& list) { return list.slice(None, None); }
 
-class PortedContainers : public LeakCheck {
- protected:
-  void SetUp() override {
-    LeakCheck::SetUp();
-    manager.emplace(Manager());
-  }
-  void TearDown() override {
-    manager.reset();
-    LeakCheck::TearDown();
-  }
-  std::optional<SyncManager> manager;
-};
+class PortedContainers : public WithManager {};
 
 TEST_F(PortedContainers, ListsDoWhatListsDo) {  // _TestContainers.test_list
   const auto a = manager->list(range(0, 10));

@@ -28,10 +28,6 @@ constexpr std::size_t kTooMuchForAPipe = std::size_t{4} << 20U;
 class PortedSignals : public SpawnTest {};
 INSTANTIATE_TEST_SUITE_P(Methods, PortedSignals, all_methods(), method_name);
 
-void require(bool holds) {
-  if (!holds) throw mp::SystemExit(1);
-}
-
 int* handled_count = nullptr;
 void count_signal(int) { std::atomic_ref<int>(*handled_count).fetch_add(1); }
 

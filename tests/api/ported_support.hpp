@@ -1,11 +1,15 @@
 // What the ported tests share: children of the start method that the test runs under.
 #pragma once
 
+#include <millrace/errors.hpp>
+#include <millrace/managers.hpp>
 #include <millrace/synchronize.hpp>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "tests/api/spawn_support.hpp"
+#include "tests/leak_check.hpp"
 
 namespace millrace::test {
 
@@ -30,5 +34,25 @@ inline void end_well(std::vector<Process>& all) {
   for (auto& p : all) EXPECT_TRUE(p.join());
   for (auto& p : all) EXPECT_EQ(p.exitcode(), 0);
 }
+
+/// In a child: ends it with 1.
+inline void require(bool holds) {
+  if (!holds) throw SystemExit(1);
+}
+
+/// A manager for each case.
+class WithManager : public LeakCheck {
+ protected:
+  void SetUp() override {
+    LeakCheck::SetUp();
+    manager.emplace(Manager());
+  }
+  void TearDown() override {
+    manager.reset();
+    LeakCheck::TearDown();
+  }
+
+  std::optional<SyncManager> manager;
+};
 
 }  // namespace millrace::test
