@@ -17,6 +17,7 @@
 #include <string>
 #include <system_error>
 
+#include "shm/above_streams.hpp"
 #include "shm/layout.hpp"
 #include "shm/memory_limits.hpp"
 
@@ -67,14 +68,9 @@ int make_file() {
   int fd = ::memfd_create(kFileName, MFD_CLOEXEC | MFD_ALLOW_SEALING | kNoExec);
   if (fd < 0 && errno == EINVAL) fd = ::memfd_create(kFileName, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) fail(errno, "memfd_create for the arena");
-  // Where a standard stream is closed the file has got its number: what is printed would be written
-  // into the arena.
-  if (fd > STDERR_FILENO) return fd;
-  const int moved = ::fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-  const int error = errno;
-  ::close(fd);
-  if (moved < 0) fail(error, "a descriptor for the arena");
-  return moved;
+  fd = above_streams(fd);
+  if (fd < 0) fail(errno, "a descriptor for the arena");
+  return fd;
 }
 
 // 0, or why not.

@@ -15,6 +15,7 @@
 #include <system_error>
 #include <vector>
 
+#include "shm/above_streams.hpp"
 #include "shm/parking.hpp"
 
 namespace millrace::shm {
@@ -102,7 +103,7 @@ void enable_interrupts() {
   if (interrupts_enabled()) return;
   static const int hooked = ::pthread_atfork(nullptr, nullptr, &forget_requests);
   if (hooked != 0) throw std::system_error(hooked, std::generic_category(), "pthread_atfork");
-  const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  const int fd = above_streams(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (fd < 0) {
     throw std::system_error(errno, std::generic_category(), "eventfd for interruptible calls");
   }

@@ -31,13 +31,27 @@ struct ResultOf<F, V> {
   using type = arrival_t<F, V>;
 };
 
+/// A tuple, a pair, an array: what a starmap takes apart.
+template <class V>
+concept Unpackable = requires {
+  std::tuple_size<V>::value;
+};
+template <class V>
+inline constexpr std::size_t kElements = 0;
+template <Unpackable V>
+inline constexpr std::size_t kElements<V> = std::tuple_size_v<V>;
+
 /// The same for a tuple-like V whose elements are the arguments.
-template <class F, class V, class = std::make_index_sequence<std::tuple_size_v<V>>>
+template <class F, class V, class = std::make_index_sequence<kElements<V>>>
 struct UnpackedResultOf;
 template <class F, class V, std::size_t... I>
 struct UnpackedResultOf<F, V, std::index_sequence<I...>> {
+  static consteval bool can_be_called() {
+    if constexpr (Unpackable<V>) return wire::CallableWith<F, std::tuple_element_t<I, V>...>;
+    return false;
+  }
   static auto probe() {
-    if constexpr (wire::CallableWith<F, std::tuple_element_t<I, V>...>) {
+    if constexpr (can_be_called()) {
       return std::type_identity<arrival_t<F, std::tuple_element_t<I, V>...>>();
     } else {
       return std::type_identity<NoneType>();
@@ -45,6 +59,41 @@ struct UnpackedResultOf<F, V, std::index_sequence<I...>> {
   }
   using type = typename decltype(probe())::type;
 };
+
+/// Whether F, as a Caller calls it, can be called with an item of type V. Where it cannot a
+/// sentence says so, and the caller leaves the call out, which would say it once more in pages.
+template <class Caller, class F, class V>
+consteval bool check_items() {
+  if constexpr (std::same_as<Caller, CallItem>) {
+    static_assert(wire::CallableWith<F, V>,
+                  "millrace: the function of a map cannot be called with an item of the range");
+    return wire::CallableWith<F, V>;
+  } else {
+    static_assert(
+        Unpackable<V>,
+        "millrace: the items of a starmap are tuples, pairs or arrays, whose elements are "
+        "the arguments");
+    static_assert(!Unpackable<V> || UnpackedResultOf<F, V>::can_be_called(),
+                  "millrace: the function of a starmap cannot be called with the elements of an "
+                  "item");
+    return UnpackedResultOf<F, V>::can_be_called();
+  }
+}
+
+/// The same for the functions of a reduce over items of type V from a T on.
+template <class F, class Combine, class T, class V>
+consteval bool check_reduce() {
+  constexpr bool kCombines = std::is_invocable_r_v<T, Combine&, T, T>;
+  static_assert(kCombines,
+                "millrace: combine takes two partial results and gives one of the same type");
+  if constexpr (check_items<CallItem, F, V>()) {
+    constexpr bool kStarts = std::is_constructible_v<T, wire::invoke_result_t<F, V>>;
+    static_assert(kStarts,
+                  "millrace: the result of reduce's function does not convert to the type of init");
+    return kCombines && kStarts;
+  }
+  return false;
+}
 
 template <class R>
 using MapResult = std::conditional_t<std::is_void_v<R>, void, std::vector<Valued<R>>>;
@@ -95,11 +144,15 @@ class PoolCalls {
   /// to arrive once every chunk has ended. Python: Pool.map.
   template <class F, Input R>
   auto map(F f, R&& items, const MapOptions& options = {}) {
-    return self().template do_map<CallItem>(std::move(f), std::forward<R>(items), options);
+    if constexpr (check_items<CallItem, F, ItemOf<R>>()) {
+      return self().template do_map<CallItem>(std::move(f), std::forward<R>(items), options);
+    }
   }
   template <class F, Input R>
   auto map(F f, R&& items, const CollectOptions& options) {
-    return self().template do_collect<CallItem>(std::move(f), std::forward<R>(items), options);
+    if constexpr (check_items<CallItem, F, ItemOf<R>>()) {
+      return self().template do_collect<CallItem>(std::move(f), std::forward<R>(items), options);
+    }
   }
   template <class F, Input R>
   auto map(F f, R&& items, std::integral auto chunksize) {
@@ -123,11 +176,16 @@ class PoolCalls {
   /// As map, the elements of each tuple-like item being the arguments. Python: Pool.starmap.
   template <class F, Input R>
   auto starmap(F f, R&& items, const MapOptions& options = {}) {
-    return self().template do_map<CallUnpacked>(std::move(f), std::forward<R>(items), options);
+    if constexpr (check_items<CallUnpacked, F, ItemOf<R>>()) {
+      return self().template do_map<CallUnpacked>(std::move(f), std::forward<R>(items), options);
+    }
   }
   template <class F, Input R>
   auto starmap(F f, R&& items, const CollectOptions& options) {
-    return self().template do_collect<CallUnpacked>(std::move(f), std::forward<R>(items), options);
+    if constexpr (check_items<CallUnpacked, F, ItemOf<R>>()) {
+      return self().template do_collect<CallUnpacked>(std::move(f), std::forward<R>(items),
+                                                      options);
+    }
   }
   template <class F, Input R>
   auto starmap(F f, R&& items, std::integral auto chunksize) {
@@ -154,11 +212,15 @@ class PoolCalls {
   /// The results as they are ready, in input order; the input is read lazily. Python: Pool.imap.
   template <class F, Input R>
   auto imap(F f, R&& items, const MapOptions& options = {}) {
-    return self().template do_imap<false>(std::move(f), std::forward<R>(items), options, true);
+    if constexpr (check_items<CallItem, F, ItemOf<R>>()) {
+      return self().template do_imap<false>(std::move(f), std::forward<R>(items), options, true);
+    }
   }
   template <class F, Input R>
   auto imap(F f, R&& items, const CollectOptions& options) {
-    return self().template do_imap<true>(std::move(f), std::forward<R>(items), options, true);
+    if constexpr (check_items<CallItem, F, ItemOf<R>>()) {
+      return self().template do_imap<true>(std::move(f), std::forward<R>(items), options, true);
+    }
   }
   template <class F, Input R>
   auto imap(F f, R&& items, std::integral auto chunksize) {
@@ -179,11 +241,15 @@ class PoolCalls {
   /// As imap, in the order in which results arrive. Python: Pool.imap_unordered.
   template <class F, Input R>
   auto imap_unordered(F f, R&& items, const MapOptions& options = {}) {
-    return self().template do_imap<false>(std::move(f), std::forward<R>(items), options, false);
+    if constexpr (check_items<CallItem, F, ItemOf<R>>()) {
+      return self().template do_imap<false>(std::move(f), std::forward<R>(items), options, false);
+    }
   }
   template <class F, Input R>
   auto imap_unordered(F f, R&& items, const CollectOptions& options) {
-    return self().template do_imap<true>(std::move(f), std::forward<R>(items), options, false);
+    if constexpr (check_items<CallItem, F, ItemOf<R>>()) {
+      return self().template do_imap<true>(std::move(f), std::forward<R>(items), options, false);
+    }
   }
   template <class F, Input R>
   auto imap_unordered(F f, R&& items, std::integral auto chunksize) {
@@ -207,12 +273,16 @@ class PoolCalls {
   /// Starts a map; the input has been read when the call returns. Python: Pool.map_async.
   template <class F, Input R>
   auto map_async(F f, R&& items, const MapAsyncOptions<MapOf<F, ItemOf<R>>>& options = {}) {
-    return self().template do_map_async<CallItem>(std::move(f), std::forward<R>(items), options);
+    if constexpr (check_items<CallItem, F, ItemOf<R>>()) {
+      return self().template do_map_async<CallItem>(std::move(f), std::forward<R>(items), options);
+    }
   }
   template <class F, Input R>
   auto map_async(F f, R&& items, const CollectAsyncOptions<CollectOf<F, ItemOf<R>>>& options) {
-    return self().template do_collect_async<CallItem>(std::move(f), std::forward<R>(items),
-                                                      options);
+    if constexpr (check_items<CallItem, F, ItemOf<R>>()) {
+      return self().template do_collect_async<CallItem>(std::move(f), std::forward<R>(items),
+                                                        options);
+    }
   }
   template <class F, Input R>
   auto map_async(F f, R&& items, std::integral auto chunksize) {
@@ -236,14 +306,18 @@ class PoolCalls {
   /// Starts a starmap. Python: Pool.starmap_async.
   template <class F, Input R>
   auto starmap_async(F f, R&& items, const MapAsyncOptions<StarmapOf<F, ItemOf<R>>>& options = {}) {
-    return self().template do_map_async<CallUnpacked>(std::move(f), std::forward<R>(items),
-                                                      options);
+    if constexpr (check_items<CallUnpacked, F, ItemOf<R>>()) {
+      return self().template do_map_async<CallUnpacked>(std::move(f), std::forward<R>(items),
+                                                        options);
+    }
   }
   template <class F, Input R>
   auto starmap_async(F f, R&& items,
                      const CollectAsyncOptions<CollectStarOf<F, ItemOf<R>>>& options) {
-    return self().template do_collect_async<CallUnpacked>(std::move(f), std::forward<R>(items),
-                                                          options);
+    if constexpr (check_items<CallUnpacked, F, ItemOf<R>>()) {
+      return self().template do_collect_async<CallUnpacked>(std::move(f), std::forward<R>(items),
+                                                            options);
+    }
   }
   template <class F, Input R>
   auto starmap_async(F f, R&& items, std::integral auto chunksize) {

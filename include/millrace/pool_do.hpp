@@ -25,10 +25,6 @@ consteval void check_map() {
   (void)wire::check_sendable<F>();
   (void)wire::check_serializable<V>();
   (void)wire::check_serializable<Valued<Result<Caller, F, V>>>();
-  if constexpr (std::same_as<Caller, CallItem>) {
-    static_assert(wire::CallableWith<F, V>,
-                  "millrace: the function of a map cannot be called with an item of the range");
-  }
 }
 
 /// The items of a call as something random-access that a job can read: a pointer to the caller's
@@ -253,6 +249,7 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
                 "shared_array)");
   using V = std::ranges::range_value_t<In>;
   using R = std::ranges::range_value_t<Out>;
+  (void)runtime::check_items<runtime::CallItem, F, V>();
   runtime::check_map<runtime::CallItem, F, V>();
   static_assert(std::is_convertible_v<wire::invoke_result_t<F, V>, R>,
                 "millrace: the function's result does not convert to the output's element type");
@@ -310,23 +307,23 @@ template <class F, class Combine, class T, class R>
 T Pool::reduce(F f, Combine combine, T init, R&& items, const MapOptions& options) {
   using V = runtime::ItemOf<R>;
   using Input = std::remove_reference_t<R>;
-  runtime::check_map<runtime::CallItem, F, V>();
-  (void)wire::check_sendable<Combine>();
-  (void)wire::check_serializable<T>();
-  static_assert(std::is_convertible_v<std::invoke_result_t<Combine&, T, T>, T>,
-                "millrace: combine takes two partial results and gives one of the same type");
-  using Entry = runtime::ReduceEntry<F, Combine, V, T>;
-  auto source = runtime::items_of<V, false>(std::forward<R>(items));
-  using Source = runtime::ItemSource<decltype(source), V>;
-  auto plan = runtime::plan_map(core(), runtime::wishes_of(options), runtime::entry_point<Entry>(),
-                                Source::size_of(source));
-  auto job = runtime::make_ref<runtime::ReduceJob<decltype(source), V, T>>(std::move(plan.settings),
-                                                                           source, plan.chunk);
-  if constexpr (runtime::BulkInput<Input, V>) {
-    job->contiguous(std::ranges::data(items), sizeof(V));
+  if constexpr (runtime::check_reduce<F, Combine, T, V>()) {
+    runtime::check_map<runtime::CallItem, F, V>();
+    (void)wire::check_sendable<Combine>();
+    (void)wire::check_serializable<T>();
+    using Entry = runtime::ReduceEntry<F, Combine, V, T>;
+    auto source = runtime::items_of<V, false>(std::forward<R>(items));
+    using Source = runtime::ItemSource<decltype(source), V>;
+    auto plan = runtime::plan_map(core(), runtime::wishes_of(options),
+                                  runtime::entry_point<Entry>(), Source::size_of(source));
+    auto job = runtime::make_ref<runtime::ReduceJob<decltype(source), V, T>>(
+        std::move(plan.settings), source, plan.chunk);
+    if constexpr (runtime::BulkInput<Input, V>) {
+      job->contiguous(std::ranges::data(items), sizeof(V));
+    }
+    runtime::submit_job(core(), job, runtime::make_context({}, f, combine));
+    for (std::optional<T>& part : wait_for(job)) init = combine(std::move(init), *std::move(part));
   }
-  runtime::submit_job(core(), job, runtime::make_context({}, f, combine));
-  for (std::optional<T>& part : wait_for(job)) init = combine(std::move(init), *std::move(part));
   return init;
 }
 

@@ -21,14 +21,6 @@ struct ThreadResultFor<CallUnpacked, F, V> : UnpackedResultOf<F, V> {};
 template <class Caller, class F, class V>
 using ThreadResult = std::decay_t<typename ThreadResultFor<Caller, F, V>::type>;
 
-template <class Caller, class F, class V>
-consteval void check_thread_map() {
-  if constexpr (std::same_as<Caller, CallItem>) {
-    static_assert(wire::CallableWith<F, V>,
-                  "millrace: the function of a map cannot be called with an item of the range");
-  }
-}
-
 /// The items of a call: where they lie, if that is memory and the caller is blocked (Keep = false);
 /// else read here and now, on the caller's thread.
 template <class V, bool Keep, class R>
@@ -115,7 +107,6 @@ auto ThreadPool::do_apply_async(const ApplyOptions<R>& options, F&& f, A&&... ar
 template <class Caller, bool Keep, class F, class R, class Options>
 auto ThreadPool::make_map(F f, R&& items, const Options& options) {
   using V = runtime::ItemOf<R>;
-  runtime::check_thread_map<Caller, F, V>();
   using Item = runtime::ThreadResult<Caller, F, V>;
   auto made = settings(options);
   made.asynchronous = Keep;
@@ -132,7 +123,6 @@ auto ThreadPool::make_map(F f, R&& items, const Options& options) {
 template <class Caller, bool Keep, class F, class R, class Options>
 auto ThreadPool::make_collect(F f, R&& items, const Options& options) {
   using V = runtime::ItemOf<R>;
-  runtime::check_thread_map<Caller, F, V>();
   using Item = runtime::Valued<runtime::ThreadResult<Caller, F, V>>;
   auto made = settings(options);
   made.asynchronous = Keep;
@@ -180,7 +170,6 @@ auto ThreadPool::do_collect_async(F f, R&& items, const Options& options) {
 template <bool Collect, class F, class R, class Options>
 auto ThreadPool::do_imap(F f, R&& items, const Options& options, bool ordered) {
   using V = runtime::ItemOf<R>;
-  runtime::check_thread_map<runtime::CallItem, F, V>();
   using Item = runtime::ThreadResult<runtime::CallItem, F, V>;
   // An rvalue range is kept, an lvalue one referred to.
   using Source = std::conditional_t<std::is_lvalue_reference_v<R>, std::remove_reference_t<R>*,
@@ -227,7 +216,7 @@ void ThreadPool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
                 "shared_array)");
   using V = std::ranges::range_value_t<In>;
   using R = std::ranges::range_value_t<Out>;
-  runtime::check_thread_map<runtime::CallItem, F, V>();
+  (void)runtime::check_items<runtime::CallItem, F, V>();
   static_assert(std::is_convertible_v<wire::invoke_result_t<F, V>, R>,
                 "millrace: the function's result does not convert to the output's element type");
   const auto size = static_cast<std::uint64_t>(std::ranges::size(in));
@@ -271,19 +260,18 @@ void ThreadPool::parallel_for(std::uint64_t first, std::uint64_t last, F f,
 template <class F, class Combine, class T, class R>
 T ThreadPool::reduce(F f, Combine combine, T init, R&& items, const MapOptions& options) {
   using V = runtime::ItemOf<R>;
-  runtime::check_thread_map<runtime::CallItem, F, V>();
-  static_assert(std::is_convertible_v<std::invoke_result_t<Combine&, T, T>, T>,
-                "millrace: combine takes two partial results and gives one of the same type");
-  auto made = settings(options);
-  auto source = runtime::thread_items<V, false>(std::forward<R>(items));
-  made.total = source.size;
-  const std::uint64_t chunk =
-      runtime::chunk_of(options.chunksize, source.size, core().workers(),
-                        runtime::default_chunk(source.size, core().workers()));
-  Combine here(combine);
-  auto parts = wait_for(runtime::make_ref<runtime::ThreadReduceJob<F, Combine, V, T>>(
-      std::move(made), std::move(f), std::move(combine), std::move(source), chunk));
-  for (std::optional<T>& part : parts) init = here(std::move(init), *std::move(part));
+  if constexpr (runtime::check_reduce<F, Combine, T, V>()) {
+    auto made = settings(options);
+    auto source = runtime::thread_items<V, false>(std::forward<R>(items));
+    made.total = source.size;
+    const std::uint64_t chunk =
+        runtime::chunk_of(options.chunksize, source.size, core().workers(),
+                          runtime::default_chunk(source.size, core().workers()));
+    Combine here(combine);
+    auto parts = wait_for(runtime::make_ref<runtime::ThreadReduceJob<F, Combine, V, T>>(
+        std::move(made), std::move(f), std::move(combine), std::move(source), chunk));
+    for (std::optional<T>& part : parts) init = here(std::move(init), *std::move(part));
+  }
   return init;
 }
 

@@ -8,6 +8,7 @@
 
 #include "runtime/base/fork_mutex.hpp"
 #include "runtime/base/own_pid.hpp"
+#include "shm/above_streams.hpp"
 #include "shm/immortal.hpp"
 
 namespace millrace::runtime {
@@ -26,7 +27,8 @@ Current& current() {
 
 }  // namespace
 
-CloseBell::CloseBell() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), owner_(own_pid()) {
+CloseBell::CloseBell()
+    : event_(shm::above_streams(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))), owner_(own_pid()) {
   if (event_.get() < 0) {
     throw std::system_error(errno, std::generic_category(), "eventfd of a wait on a connection");
   }

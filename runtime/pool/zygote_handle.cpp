@@ -1,5 +1,4 @@
 // The parent's side of its zygote: making it, telling it, ending it.
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -21,6 +20,7 @@
 #include "runtime/pool/zygote_start.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/fork_hazards.hpp"
+#include "shm/above_streams.hpp"
 #include "shm/parking.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
@@ -31,20 +31,17 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
 int open_pidfd(pid_t pid) noexcept {
-  return static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));  // close-on-exec by itself
+  // close-on-exec by itself
+  return shm::above_streams(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
 }
 
 namespace {
 
 // An eventfd above those that an executed zygote has at fixed places.
 int new_poke_fd() {
-  const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (fd > kPokeDescriptor) return fd;
-  const int higher = fd < 0 ? fd : ::fcntl(fd, F_DUPFD_CLOEXEC, kPokeDescriptor + 1);
-  const int error = errno == EINVAL ? EMFILE : errno;  // the limit is below what is asked for
-  if (fd >= 0) ::close(fd);
-  if (higher < 0) throw std::system_error(error, std::generic_category(), "eventfd of a pool");
-  return higher;
+  const int fd = shm::above(kPokeDescriptor, ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (fd < 0) throw std::system_error(errno, std::generic_category(), "eventfd of a pool");
+  return fd;
 }
 
 }  // namespace

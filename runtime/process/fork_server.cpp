@@ -27,6 +27,7 @@
 #include "runtime/process/child.hpp"
 #include "runtime/process/context_state.hpp"
 #include "runtime/process/served_child.hpp"
+#include "shm/above_streams.hpp"
 #include "shm/arena.hpp"
 #include "shm/interrupt.hpp"
 #include "shm/liveness.hpp"
@@ -41,8 +42,7 @@ constexpr int kAttempts = 20;  // servers that may be lost in a row, each while 
 
 // No descriptor of ours has the number of a standard stream that is closed: those are a child's.
 Descriptor above_streams(Descriptor fd) noexcept {
-  if (fd.get() < 0 || fd.get() > STDERR_FILENO) return fd;
-  return Descriptor(::fcntl(fd.get(), F_DUPFD_CLOEXEC, STDERR_FILENO + 1));
+  return Descriptor(shm::above_streams(fd.release()));
 }
 
 // The streams that the server replaces are all there.
@@ -251,6 +251,7 @@ std::optional<StartReply> receive_reply(int fd, int& pidfd) noexcept {
   if (const cmsghdr* const at = CMSG_FIRSTHDR(&message);
       at != nullptr && at->cmsg_type == SCM_RIGHTS) {
     std::memcpy(&pidfd, CMSG_DATA(at), sizeof pidfd);
+    pidfd = shm::above_streams(pidfd);
   }
   return answer;
 }

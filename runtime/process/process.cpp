@@ -23,6 +23,7 @@
 #include "runtime/process/fork_server.hpp"
 #include "runtime/process/process_record.hpp"
 #include "runtime/process/spawn.hpp"
+#include "shm/above_streams.hpp"
 #include "shm/reaper.hpp"
 #include "shm/signals.hpp"
 
@@ -42,7 +43,7 @@ void refuse_closed(const ProcessRecord& record) {
 // A descriptor held back, so that a start fails before the fork and not after it.
 class SpareDescriptor {
  public:
-  SpareDescriptor() : fd_(::eventfd(0, EFD_CLOEXEC)) {
+  SpareDescriptor() : fd_(shm::above_streams(::eventfd(0, EFD_CLOEXEC))) {
     if (fd_ < 0) {
       throw runtime::start_error(errno, "a descriptor for the sentinel of a process");
     }
@@ -60,12 +61,13 @@ class SpareDescriptor {
 
 // The sentinel of a child just forked. Without one the child cannot be waited for, so it is ended.
 int open_sentinel(pid_t pid, shm::ProcessId id) {
-  const int fd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+  const int fd = shm::above_streams(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (fd >= 0) return fd;
   const int error = errno;
   if (error == ESRCH) {
     // SIGCHLD is ignored and the child has ended: nothing can be learnt of it but that.
-    if (const int ended = ::eventfd(1, EFD_CLOEXEC); ended >= 0) return ended;
+    const int ended = shm::above_streams(::eventfd(1, EFD_CLOEXEC));
+    if (ended >= 0) return ended;
   }
   shm::send_signal(pid, SIGKILL);
   int status = shm::kUnknownStatus;

@@ -24,6 +24,7 @@
 #include "runtime/process/exit.hpp"
 #include "runtime/process/fork_server.hpp"
 #include "runtime/process/spawn.hpp"
+#include "shm/above_streams.hpp"
 #include "shm/fork_hooks.hpp"
 #include "shm/immortal.hpp"
 #include "shm/interrupt.hpp"
@@ -342,12 +343,13 @@ int parent_sentinel(const RecordPtr& record) {
     const std::lock_guard guard(process_mutex());
     if (record->pidfd >= 0) return record->pidfd;
   }
-  int fd = static_cast<int>(::syscall(SYS_pidfd_open, record->pid, 0));
+  int fd = shm::above_streams(static_cast<int>(::syscall(SYS_pidfd_open, record->pid, 0)));
   // The pid may serve another process by now: the table knows this one by its start time.
   if (fd >= 0 && !shm::ProcessTable::instance().check_alive(record->id)) {
     ::close(std::exchange(fd, -1));
   }
-  if (fd < 0) fd = ::eventfd(1, EFD_CLOEXEC);  // stands for an end long ago: readable for ever
+  // Stands for an end long ago: readable for ever.
+  if (fd < 0) fd = shm::above_streams(::eventfd(1, EFD_CLOEXEC));
   if (fd < 0) {
     throw std::system_error(errno, std::generic_category(), "eventfd for an ended parent");
   }

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "runtime/process/fork_server.hpp"
+#include "shm/above_streams.hpp"
 #include "shm/liveness.hpp"
 #include "shm/process_table.hpp"
 #include "shm/reaper.hpp"
@@ -41,11 +42,11 @@ int status_of_reaped(int pidfd) noexcept {
 }  // namespace
 
 int sentinel_of(const ServedChild& child) {
-  int fd = static_cast<int>(::syscall(SYS_pidfd_open, child.pid, 0U));
+  int fd = shm::above_streams(static_cast<int>(::syscall(SYS_pidfd_open, child.pid, 0U)));
   // Asked afterwards: the pid may serve another process by now.
   if (fd >= 0 && !shm::ProcessTable::instance().check_alive(child.id))
     ::close(std::exchange(fd, -1));
-  if (fd < 0) fd = ::eventfd(1, EFD_CLOEXEC);
+  if (fd < 0) fd = shm::above_streams(::eventfd(1, EFD_CLOEXEC));
   if (fd < 0) throw std::system_error(errno, std::generic_category(), "pidfd of a served process");
   return fd;
 }

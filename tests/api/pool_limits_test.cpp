@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <millrace/arena.hpp>
 #include <millrace/errors.hpp>
+#include <millrace/interrupt.hpp>
 #include <millrace/logging.hpp>
 #include <millrace/pool.hpp>
 #include <set>
@@ -109,6 +110,27 @@ TEST(PoolLimits, Descriptors) {
   }
   EXPECT_GT(refused, 0);
   EXPECT_GT(worked, 0);
+}
+
+// A descriptor with the number of a standard stream that is closed would be read, or printed into.
+TEST(PoolLimits, ClosedStandardStreamsStayClosed) {
+  const auto program = run_program([] {
+    const int out = ::dup(STDOUT_FILENO);
+    for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::close(stream);
+    report([out] {
+      mp::install_sigint();
+      mp::Pool pool(2);
+      use_a_pool();
+      pool.apply(square, 2);
+      auto later = pool.apply_async(square, 4);
+      for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        if (::fcntl(stream, F_GETFD) != -1) ::dprintf(out, "%d is taken;", stream);
+      }
+      if (later.get() != 16) ::dprintf(out, "no result;");
+    });
+    ::dup2(out, STDOUT_FILENO);  // for what report() says
+  });
+  EXPECT_EQ(program.out, "ok");
 }
 
 // Workers that cannot be replaced: the others do the work; without any, an error says why.

@@ -107,6 +107,20 @@ TEST_P(ProcessLimits, RefusedDescriptorsAreErrorsThatLeaveNothing) {
   EXPECT_EQ(outcome.exitcode, 0);
 }
 
+// A sentinel with the number of a standard stream that is closed would be read, or printed into.
+TEST_P(ProcessLimits, ASentinelIsNoClosedStandardStream) {
+  const auto outcome = run_program([] {
+    ::alarm(100);
+    ::close(STDIN_FILENO);
+    auto p = spawn().Process([] { throw mp::SystemExit(7); });
+    p.start();
+    std::printf("%d %d ", p.sentinel() > STDERR_FILENO, ::fcntl(STDIN_FILENO, F_GETFD));
+    p.join();
+    std::printf("%d", p.exitcode().value_or(-1));
+  });
+  EXPECT_EQ(outcome.out, "1 -1 7") << outcome.err;
+}
+
 class SpawnLimits : public SpawnTest {};
 INSTANTIATE_TEST_SUITE_P(Methods, SpawnLimits, methods(), method_name);
 

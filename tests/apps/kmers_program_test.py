@@ -203,9 +203,10 @@ class Errors(Program):
         self.assertIn("standard output: cannot write: No space left", done.stderr)
 
     def test_standard_input_that_is_closed(self):
-        done = self.kmers("--serial", "-", preexec_fn=lambda: os.close(0))
-        self.assertEqual(done.returncode, 2, done.stderr)
-        self.assertIn("-: Bad file descriptor", done.stderr)
+        for options in (["--serial"], []):
+            done = self.kmers(*options, "-", preexec_fn=lambda: os.close(0))
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn("-: Bad file descriptor", done.stderr)
 
     def test_killed_workers_are_reported_or_harmless(self):
         data = (">x\n" + "".join(random.Random(1).choices("ACGT", k=3_000_000))).encode()

@@ -21,3 +21,11 @@ elseif(CASE IN_LIST of_the_language)
 elseif(NOT output MATCHES "(millrace|mp::Process): [a-z]|mp::shared_array<T> holds")
   message(FATAL_ERROR "case ${CASE} fails without saying why:\n${output}")
 endif()
+
+# A sentence, and not pages of the standard library's after it.
+set(in_a_sentence 13 21 22 23 24 25 26)
+string(REGEX MATCHALL "error:" errors "${output}")
+list(LENGTH errors count)
+if(CASE IN_LIST in_a_sentence AND count GREATER 1)
+  message(FATAL_ERROR "case ${CASE} fails with ${count} errors:\n${output}")
+endif()

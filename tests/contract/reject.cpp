@@ -4,6 +4,8 @@
 #include <millrace/millrace.hpp>
 #include <string>
 #include <thread>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 namespace mp = millrace;
@@ -12,11 +14,14 @@ int f(int);
 void g();
 std::thread makes_a_thread(int);
 
-void cases(mp::Pool& pool, std::vector<int> xs) {
+void cases(mp::Pool& pool, mp::ThreadPool& threads, std::vector<int> xs) {
 #if CASE == 0
   mp::Process a(g);
   pool.apply(f, 1);
   xs = pool.map(f, xs);
+  xs = pool.starmap(f, std::vector<std::tuple<int>>());
+  pool.reduce(f, [](int a, int b) { return a + b; }, 0, xs);
+  threads.reduce(f, [](int a, int b) { return a + b; }, 0, xs);
 #elif CASE == 4
   mp::Process p([x = std::make_unique<int>(1)] {});
 #elif CASE == 5
@@ -51,7 +56,20 @@ void cases(mp::Pool& pool, std::vector<int> xs) {
 #elif CASE == 20
   std::vector<std::string> out(xs.size());
   pool.map_into(f, xs, out);
+#elif CASE == 21
+  pool.starmap(f, xs);
+#elif CASE == 22
+  pool.starmap_async(f, std::vector<std::pair<int, int>>());
+#elif CASE == 23
+  pool.reduce(f, f, 0, xs);
+#elif CASE == 24
+  pool.reduce([](int) { return std::string(); }, [](int a, int) { return a; }, 0, xs);
+#elif CASE == 25
+  threads.starmap(f, std::vector<std::pair<int, int>>());
+#elif CASE == 26
+  threads.reduce(f, [](int, std::string) { return 0; }, 0, xs);
 #endif
   (void)pool;
+  (void)threads;
   (void)xs;
 }
