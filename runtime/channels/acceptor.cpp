@@ -50,6 +50,11 @@ std::size_t allowed_peers() noexcept {
   return std::clamp<std::size_t>(limit.rlim_cur / 2, 1, kPeers);
 }
 
+bool can_read(int fd) noexcept {
+  pollfd event{fd, POLLIN, 0};
+  return ::poll(&event, 1, 0) != 0;
+}
+
 bool no_descriptor(int error) noexcept {
   return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
 }
@@ -138,8 +143,9 @@ Accepted Acceptor::accept(Timeout timeout) {
       }
     }
     call.check();
+    epoll_event one{};
+    if (patience.wait([&] { return ::epoll_wait(here.epoll.get(), &one, 1, 0) != 0; })) continue;
     pollfd event{here.epoll.get(), POLLIN, 0};
-    if (patience.wait([&] { return ::poll(&event, 1, 0) != 0; })) continue;
     call.poll({&event, 1}, until);
   }
 }
@@ -169,6 +175,7 @@ std::optional<Accepted> Acceptor::look(Local& here) {
       } else if (fd == socket_.fd()) {
         take_arrivals(here);
       } else if (const auto peer = here.by_fd.find(fd); peer != here.by_fd.end()) {
+        if (!peer->second->writing) peer->second->handshake.look();
         step(here, peer->second);
       }
     }
@@ -208,6 +215,8 @@ void Acceptor::take_arrivals(Local& here) {
       return;
     }
     admit(here, std::move(socket), std::move(who));
+    // An accept4() that finds nobody costs as much as one that does.
+    if (!can_read(socket_.fd())) return;
   }
 }
 
@@ -240,6 +249,7 @@ void Acceptor::admit(Local& here, Descriptor socket, connection::Address from) {
     here.peers.erase(peer);
     throw;
   }
+  peer->handshake.look();  // it may have spoken, and this thread not be about to wait
   step(here, peer);
 }
 

@@ -1,11 +1,12 @@
 #include "runtime/channels/auth.hpp"
 
+#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/hmac.h>
+#include <openssl/params.h>
 
 #include <array>
-#include <limits>
+#include <memory>
 #include <millrace/errors.hpp>
 
 #include "runtime/base/random.hpp"
@@ -45,33 +46,44 @@ const Digest* digest_of(std::string_view message) noexcept {
   return nullptr;
 }
 
-// Looked up once: by name, OpenSSL searches its providers several times for each HMAC. Null when it
-// has no such digest (MD5 under FIPS).
-const EVP_MD* function_of(const Digest& digest) {
-  using Functions = std::array<const EVP_MD*, kDigests.size()>;
-  static const Functions functions = [] {
-    Functions all{};
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      all[i] = ::EVP_MD_fetch(nullptr, kDigests[i].openssl, nullptr);
-    }
-    return all;
-  }();
-  return functions[static_cast<std::size_t>(&digest - kDigests.data())];
+struct MacEnd {
+  void operator()(EVP_MAC_CTX* context) const noexcept { ::EVP_MAC_CTX_free(context); }
+};
+using Mac = std::unique_ptr<EVP_MAC_CTX, MacEnd>;
+
+// Null when this OpenSSL has no such digest (MD5 under FIPS).
+Mac make_mac(const Digest& digest) {
+  static EVP_MAC* const kind = ::EVP_MAC_fetch(nullptr, "HMAC", nullptr);
+  Mac made(kind == nullptr ? nullptr : ::EVP_MAC_CTX_new(kind));
+  if (made == nullptr) return {};
+  std::string name(digest.openssl);
+  const std::array parameters{
+      ::OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, name.data(), name.size()),
+      ::OSSL_PARAM_construct_end()};
+  if (::EVP_MAC_CTX_set_params(made.get(), parameters.data()) != 1) return {};
+  return made;
+}
+
+// A thread keeps those that it has used: by name, OpenSSL searches its providers several times for
+// each HMAC, which costs four times as much as the HMAC.
+EVP_MAC_CTX* mac_of(const Digest& digest) {
+  static thread_local std::array<Mac, kDigests.size()> all;
+  Mac& mac = all[static_cast<std::size_t>(&digest - kDigests.data())];
+  if (mac == nullptr) mac = make_mac(digest);
+  return mac.get();
 }
 
 // Empty when this OpenSSL has no such digest.
 std::string hmac(const Digest& digest, const AuthKey& key, std::string_view message) {
-  const EVP_MD* const kind = function_of(digest);
-  if (kind == nullptr) return {};
-  if (key.bytes.size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
-    throw ValueError("authkey: a key of " + std::to_string(key.bytes.size()) +
-                     " bytes is too long");
-  }
+  EVP_MAC_CTX* const mac = mac_of(digest);
   std::array<unsigned char, EVP_MAX_MD_SIZE> result{};
-  unsigned int size = 0;
-  if (::HMAC(kind, key.bytes.data(), static_cast<int>(key.bytes.size()),
-             reinterpret_cast<const unsigned char*>(message.data()), message.size(), result.data(),
-             &size) == nullptr) {
+  std::size_t size = 0;
+  const auto bytes = [](std::string_view text) {
+    return reinterpret_cast<const unsigned char*>(text.data());
+  };
+  if (mac == nullptr || ::EVP_MAC_init(mac, bytes(key.bytes), key.bytes.size(), nullptr) != 1 ||
+      ::EVP_MAC_update(mac, bytes(message), message.size()) != 1 ||
+      ::EVP_MAC_final(mac, result.data(), &size, result.size()) != 1) {
     return {};
   }
   return {reinterpret_cast<const char*>(result.data()), size};
@@ -165,12 +177,11 @@ void check_verdict(std::string_view verdict) {
 AuthExchange::AuthExchange(Side side, const AuthKey& key)
     : key_(key),
       side_(side),
-      wanted_(side == Side::accepting ? Wanted::response : Wanted::challenge) {}
+      wanted_(side == Side::accepting ? Wanted::response : Wanted::challenge),
+      challenge_(make_challenge(Mark::ours)) {}
 
-std::string AuthExchange::first() {
-  if (side_ == Side::connecting) return {};
-  challenge_ = make_challenge(Mark::ours);
-  return challenge_;
+std::string AuthExchange::first() const {
+  return side_ == Side::accepting ? challenge_ : std::string();
 }
 
 std::span<const std::size_t> AuthExchange::least() const noexcept {
@@ -208,7 +219,7 @@ AuthExchange::Step AuthExchange::take_challenge(std::string_view frame) {
     Step step{{response_to(frame, key_), {}}, false, {}};
     wanted_ = Wanted::verdict;
     marked_ = is_marked(frame);
-    if (side_ == Side::connecting) step.frames[1] = challenge_ = make_challenge(Mark::ours);
+    if (side_ == Side::connecting) step.frames[1] = challenge_;
     return step;
   } catch (const AuthenticationError& error) {
     return {{}, false, error.what()};

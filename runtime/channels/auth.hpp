@@ -61,10 +61,11 @@ class AuthExchange {
  public:
   enum class Side { accepting, connecting };
 
+  /// Throws as make_challenge() does: it is made before it is waited for.
   AuthExchange(Side side, const AuthKey& key);
 
   /// The frame to send before anything is received; empty: none.
-  [[nodiscard]] std::string first();
+  [[nodiscard]] std::string first() const;
   /// What a frame of the peer's leads to.
   struct Step {
     std::string frames[2];  ///< to send, in this order; empty: none

@@ -52,7 +52,7 @@ SocketParts authenticate(Descriptor socket, const AuthKey& key, Timeout::Clock::
         event.events = POLLOUT;
         break;
       case Handshake::State::reading:
-        if (patience.wait([&] { return something_came(event.fd); })) continue;
+        if (patience.wait([&] { return handshake.look(); })) continue;
         break;
     }
     if (call.poll({&event, 1}, handshake.deadline()) == 0) {
@@ -60,6 +60,7 @@ SocketParts authenticate(Descriptor socket, const AuthKey& key, Timeout::Clock::
                          " was silent for the time of .handshake_timeout: does it have an authkey, "
                          "and is anybody in accept()?");
     }
+    if (event.events == POLLIN) handshake.look();
   }
 }
 

@@ -9,7 +9,6 @@
 #include <span>
 #include <utility>
 
-#include "runtime/channels/peer_memory.hpp"
 #include "runtime/channels/stream_socket.hpp"
 
 namespace millrace::runtime {
@@ -28,6 +27,8 @@ Handshake::State Handshake::advance() {
   if (refused_) return State::refused;  // whether or not the peer heard why
   if (lost_) return State::lost;
   if (!flushed) return State::writing;
+  // The peer is at work on what was sent.
+  if (!finished_ && side_ == AuthExchange::Side::connecting && exchange_.marked()) prepare();
   return finished_ ? State::done : State::reading;
 }
 
@@ -70,7 +71,7 @@ std::size_t Handshake::sure() const noexcept {
 }
 
 bool Handshake::receive() {
-  for (bool more = true;;) {
+  for (;;) {
     if (got_ >= kHeader) {
       const std::size_t size = frame_size();
       if (size == 0 || size > kAuthFrame) {
@@ -80,22 +81,28 @@ bool Handshake::receive() {
       }
       if (got_ >= kHeader + size) return true;
     }
-    if (!more) return false;
-    const std::size_t wanted = sure() - got_;
-    const ssize_t got = ::recv(socket_.get(), in_.data() + got_, wanted, MSG_DONTWAIT);
-    if (got > 0) {
-      got_ += static_cast<std::size_t>(got);
-      more = static_cast<std::size_t>(got) == wanted;
-    } else if (got == 0) {
-      lose_by(EPIPE);
-      return false;
-    } else if (errno == EAGAIN) {
-      return false;
-    } else if (errno != EINTR) {
-      lose_by(errno);
-      return false;
-    }
+    if (!more_ || !look() || lost_) return false;
   }
+}
+
+bool Handshake::look() {
+  const std::size_t wanted = sure() - got_;
+  ssize_t got = 0;
+  do {
+    got = ::recv(socket_.get(), in_.data() + got_, wanted, MSG_DONTWAIT);
+  } while (got < 0 && errno == EINTR);
+  // Behind less than was asked for there is nothing: asking again would but cost a system call.
+  more_ = got == static_cast<ssize_t>(wanted);
+  if (got > 0) {
+    got_ += static_cast<std::size_t>(got);
+  } else if (got == 0) {
+    lose_by(EPIPE);
+  } else if (errno == EAGAIN) {
+    return false;
+  } else {
+    lose_by(errno);
+  }
+  return true;
 }
 
 void Handshake::take() {
@@ -127,9 +134,13 @@ void Handshake::share() {
     finished_ = false;
     return;
   }
-  OfferedMemory offered = offer_memory();
-  memory_ = std::move(offered.memory);
-  queue(offered.frame);
+  prepare();
+  memory_ = std::move(offered_.memory);
+  queue(offered_.frame);
+}
+
+void Handshake::prepare() {
+  if (offered_.frame.empty()) offered_ = offer_memory();
 }
 
 // A peer that has closed the connection may not have read all that it was sent: a reset.

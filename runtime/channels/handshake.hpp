@@ -5,8 +5,9 @@
 // 1. Exactly the bytes of the handshake's frames are read: what the peer sends next stays in the
 //    socket, for the Connection. At once are read the rest of the frame that has begun and the
 //    fewest bytes that the frames behind it have.
-// 2. A peer costs one descriptor and about 600 bytes until it is known. Memory is made, or opened,
-//    for a peer that has proved its key.
+// 2. A peer that calls costs one descriptor and about 600 bytes until it is known. Memory is opened
+//    for one that has proved its key, and offered to such a one; the caller makes what it offers
+//    while the peer is at work on the proof.
 #pragma once
 
 #include <array>
@@ -17,6 +18,7 @@
 
 #include "runtime/base/descriptor.hpp"
 #include "runtime/channels/auth.hpp"
+#include "runtime/channels/peer_memory.hpp"
 
 namespace millrace::runtime {
 
@@ -31,11 +33,14 @@ class Handshake {
     lost      ///< it closed, broke the connection, or sent what is no frame of a handshake
   };
 
+  /// Throws std::system_error when the kernel has no random bytes.
   Handshake(Descriptor socket, AuthExchange::Side side, const AuthKey& key,
             Timeout::Clock::time_point deadline);
 
-  /// As far as it goes without blocking. Throws std::system_error when the kernel has no random
-  /// bytes.
+  /// True when something came, be it the end or an error: what there is of the handshake is read,
+  /// and advance() goes on with it.
+  bool look();
+  /// As far as it goes without blocking, from what look() has found.
   State advance();
 
   [[nodiscard]] int fd() const noexcept { return socket_.get(); }
@@ -59,17 +64,20 @@ class Handshake {
   [[nodiscard]] std::size_t sure() const noexcept;
   void take();
   void share();
+  void prepare();
   void lose_by(int error);
   void lose(int error, std::string why);
 
   Descriptor socket_;
   Descriptor memory_;
+  OfferedMemory offered_;  // of the connecting side's, made while it waits for the proof
   AuthExchange exchange_;
   const AuthExchange::Side side_;
   Timeout::Clock::time_point deadline_;
   std::string out_;
   std::array<unsigned char, kHeader + kAuthFrame + 96> in_{};  // a frame, and the least behind it
   std::size_t got_ = 0;
+  bool more_ = false;          // may be there: all that was asked for came
   bool offer_is_due_ = false;  // the peer's next frame offers memory
   bool finished_ = false;
   bool refused_ = false;

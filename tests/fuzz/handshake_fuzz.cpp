@@ -175,6 +175,7 @@ class Session {
   // As far as it goes; then hears what was said.
   void go() {
     if (state_ != State::reading) return;
+    handshake_.look();
     state_ = handshake_.advance();
     require(state_ != State::writing);  // so little always finds room
     std::array<char, 4096> bytes{};

@@ -39,8 +39,12 @@ class HandshakeTest : public testing::Test {
       const std::string_view some = bytes.substr(0, piece_);
       ASSERT_EQ(::send(peer_.get(), some.data(), some.size(), MSG_NOSIGNAL),
                 static_cast<ssize_t>(some.size()));
-      if (state_ == State::reading) state_ = handshake_->advance();
+      if (state_ == State::reading) go_on();
     }
+  }
+  void go_on() {
+    EXPECT_TRUE(handshake_->look());
+    state_ = handshake_->advance();
   }
   std::string hear() const {
     std::string frame(kAuthFrame, '\0');
@@ -50,6 +54,11 @@ class HandshakeTest : public testing::Test {
     EXPECT_EQ(::recv(peer_.get(), frame.data(), frame.size(), MSG_DONTWAIT),
               static_cast<ssize_t>(frame.size()));
     return frame;
+  }
+  // -1: so far
+  ssize_t nothing_more() const {
+    char byte = 0;
+    return ::recv(peer_.get(), &byte, 1, MSG_DONTWAIT);
   }
   // What nobody has read yet.
   std::string left() {
@@ -114,6 +123,31 @@ TEST_F(HandshakeTest, AnOfferIsPartOfIt) {
   }
 }
 
+// It is made while the proof is waited for: who has none hears nothing of it, and it is given back.
+TEST_F(HandshakeTest, OnlyAPeerThatHasProvedItsKeyIsOfferedMemory) {
+  for (const bool proved : {false, true}) {
+    const int first_free = ::dup(STDERR_FILENO);
+    ::close(first_free);
+    begin(Side::connecting, 1000);
+    say(framed(make_challenge(Mark::ours)));
+    EXPECT_FALSE(hear().empty());
+    const std::string proof = response_to(hear(), proved ? key_ : AuthKey{"another", true});
+    EXPECT_EQ(nothing_more(), -1);
+    say(framed(kWelcome) + framed(proof));
+    EXPECT_EQ(state_, proved ? State::done : State::refused);
+    EXPECT_EQ(hear(), proved ? kWelcome : kFailure);
+    if (proved) {
+      EXPECT_TRUE(hear().starts_with("#MEMORY# "));
+    }
+    EXPECT_EQ(nothing_more(), -1);
+    handshake_.reset();
+    peer_.reset();
+    const int free_again = ::dup(STDERR_FILENO);
+    ::close(free_again);
+    EXPECT_EQ(free_again, first_free);
+  }
+}
+
 TEST_F(HandshakeTest, FramesTooShortToLeadOnEndIt) {
   for (std::size_t piece = 1; piece < 100; ++piece) {
     begin(Side::accepting, piece);
@@ -131,12 +165,28 @@ TEST_F(HandshakeTest, FramesTooShortToLeadOnEndIt) {
   }
 }
 
+TEST_F(HandshakeTest, NothingIsReadThatNobodyLookedFor) {
+  begin(Side::accepting, 1000);
+  const std::string proof = framed(response_to(hear(), key_));
+  ASSERT_FALSE(handshake_->look());
+  state_ = State::writing;  // say() lets it be
+  say(proof);
+  ASSERT_EQ(handshake_->advance(), State::reading);
+  state_ = State::reading;
+  say(framed(make_challenge()));
+  EXPECT_EQ(hear(), kWelcome);
+  EXPECT_FALSE(hear().empty());
+  EXPECT_FALSE(handshake_->look());
+  EXPECT_EQ(handshake_->advance(), State::reading);
+}
+
 TEST_F(HandshakeTest, AnEndIsSeenBehindWhatWasSaid) {
   begin(Side::accepting, 1000);
   say(framed(response_to(hear(), key_)));
   ASSERT_EQ(state_, State::reading);
   peer_.reset();
-  EXPECT_EQ(handshake_->advance(), State::lost);
+  go_on();
+  EXPECT_EQ(state_, State::lost);
   EXPECT_EQ(handshake_->error(), 0);
 }
 

@@ -117,6 +117,7 @@ class RudePeerTest : public testing::Test {
       EXPECT_TRUE(state == Handshake::State::reading || state == Handshake::State::writing);
       pollfd event{handshake.fd(), POLLIN, 0};
       ::poll(&event, 1, -1);
+      handshake.look();
     }
     memory_ = handshake.release_memory();
     socket_ = handshake.release();
