@@ -10,9 +10,8 @@ namespace {
 
 constexpr std::uint64_t kMagic = 0x31676e697263706dULL;
 constexpr std::size_t kPrefetchBytes = 1024;
-constexpr std::uint64_t kWriteAhead = 4;  // lines asked for before they are written
-constexpr std::uint64_t kReadAhead = 8;   // lines asked for before they are read,
-constexpr unsigned kBehind = 8;           // once so many were there at the first look
+constexpr std::uint64_t kReadAhead = 8;  // lines asked for before they are read,
+constexpr unsigned kBehind = 8;          // once so many were there at the first look
 constexpr std::size_t kMostKept = 1U << 20;  // of bulk that stays in a cache until its next use
 
 SpscGeometry rounded(const SpscGeometry& wanted) {
@@ -40,21 +39,22 @@ inline void prefetch_for_write(const std::byte* from, std::size_t bytes) noexcep
 
 std::size_t SpscRing::bytes_for(const SpscGeometry& geometry) {
   const SpscGeometry size = rounded(geometry);
-  return sizeof(Header) + size.line_count * kLineBytes + size.bulk_bytes;
+  return sizeof(Header) + size.line_count * kSlotBytes + size.bulk_bytes;
 }
 
 SpscRing::SpscRing(void* memory, const SpscGeometry& geometry) noexcept
     : header_(static_cast<Header*>(memory)),
-      lines_(reinterpret_cast<Line*>(header_ + 1)),
-      bulk_(reinterpret_cast<std::byte*>(lines_ + geometry.line_count)),
+      slots_(reinterpret_cast<Slot*>(header_ + 1)),
+      bulk_(reinterpret_cast<std::byte*>(slots_ + geometry.line_count)),
       line_count_(geometry.line_count),
+      stride_((geometry.line_count * 5 / 8) | 1),
       bulk_bytes_(geometry.bulk_bytes),
       line_shift_(static_cast<unsigned>(std::countr_zero(geometry.line_count))) {}
 
 SpscRing SpscRing::create(void* memory, const SpscGeometry& geometry) {
   const SpscGeometry size = rounded(geometry);
   SpscRing ring(memory, size);
-  for (std::size_t i = 0; i < size.line_count; ++i) new (&ring.lines_[i]) Line{};
+  for (std::size_t i = 0; i < size.line_count; ++i) new (&ring.slots_[i]) Slot{};
   auto* header = new (memory) Header{};
   header->line_count = size.line_count;
   header->bulk_bytes = size.bulk_bytes;
@@ -66,7 +66,7 @@ SpscRing SpscRing::attach(void* memory, std::size_t bytes) {
   const auto* header = static_cast<const Header*>(memory);
   if (bytes < sizeof(Header) || header->magic != kMagic) throw Corrupt("no SPSC ring is there");
   const SpscGeometry found{header->line_count, header->bulk_bytes};
-  const bool sane = found.line_count <= bytes / kLineBytes && found.bulk_bytes <= bytes &&
+  const bool sane = found.line_count <= bytes / kSlotBytes && found.bulk_bytes <= bytes &&
                     std::has_single_bit(found.line_count) && std::has_single_bit(found.bulk_bytes);
   if (!sane || bytes_for(found) > bytes) {
     throw Corrupt("SPSC ring: its geometry does not fit its " + std::to_string(bytes) + " bytes");
@@ -174,25 +174,26 @@ void SpscRing::Producer::observe_tails() {
   seen_bulk_tail_ = bulk;
 }
 
-bool SpscRing::Producer::open_next_line() {
-  if (position_ + 1 - seen_line_tail_ >= line_count_) {
-    flush();
-    observe_tails();
-    if (position_ + 1 - seen_line_tail_ >= line_count_) return false;
-  }
-  if ((control_ & kClosed) == 0) {  // a message too long for what is left of the line
-    control_ |= kClosed;
-    publish_line();
-  }
+void SpscRing::Producer::next_line() noexcept {
   ++position_;
   line_ = &line(position_);
   control_ = lap(position_);
   published_ = control_;
   cell_ = 0;
-  // A line that was read by the other cpu takes as long to come as many messages to write.
-  if (position_ + kWriteAhead - seen_line_tail_ < line_count_) {
-    __builtin_prefetch(&line(position_ + kWriteAhead), 1, 3);
+}
+
+// For a message that finds no room in the line; false when the ring is full.
+bool SpscRing::Producer::open_next_line() {
+  if (!has_next_line()) {
+    flush();
+    observe_tails();
+    if (!has_next_line()) return false;
   }
+  if ((control_ & kClosed) == 0) {  // a message too long for what is left of the line
+    control_ |= kClosed;
+    publish_line();
+  }
+  next_line();
   return true;
 }
 
@@ -304,11 +305,7 @@ bool SpscRing::Consumer::look() {
       corrupt("control word of a line", seen);
     }
     ready_lines_ = 0;
-    if (cursor_ != given_cursor_) {
-      publish_tails();
-      // The next line will be the next to wait on: have it here before the producer wants it.
-      __builtin_prefetch(&line(position() + 1), 0, 3);
-    }
+    if (cursor_ != given_cursor_) publish_tails();
     // The producer may have parked on the room just given back. No barrier is needed here: this
     // runs again and again, and once more behind the barrier of ParkingSpot::prepare().
     if (header_->room.maybe_asleep()) header_->room.notify_all();

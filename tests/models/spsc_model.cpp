@@ -24,7 +24,7 @@ constexpr int kLast = 9;
 template <Mutant M, Harm H>
 struct Suite : rl::test_suite<Suite<M, H>, 2> {
   static constexpr millrace::shm::WaitPolicy kPark{.yields = 0};
-  static constexpr std::size_t kBytes = 512;
+  static constexpr std::size_t kBytes = 640;  // bytes_for(kGeometry)
   Words words;
   rl::var<int> owners[kBytes / 8];  // the message to which eight bytes of the ring belong
   alignas(64) std::byte memory[kBytes];
