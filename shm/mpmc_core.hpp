@@ -3,9 +3,14 @@
 // Whoever takes a slot writes its identity into the slot it takes, so there is no instant at which
 // work is taken by nobody in particular.
 //
-// Position p (monotonic) lies in slot p % N on lap p / N. Slots are 16 or 32 bytes for small
-// values, else whole cache lines: a state word {lap:36, owner:26, tag:2} and the value. `head` and
-// `tail` are hints only, stored while a slot is held, hence never more than a lap old.
+// Position p (monotonic) lies in the slot at place(p % N), a permutation, on lap p / N. Slots are
+// 16 or 32 bytes for small values, else whole cache lines: a state word {lap:36, owner:26, tag:2}
+// and the value. `head` and `tail` are hints only, stored while a slot is held, hence never more
+// than a lap old.
+//
+// Only one line of each 128 bytes is used, and lines are visited in strides: a cpu that walks
+// through neighbouring lines is given the next ones unasked, and takes them from whoever is just
+// writing them. Either measure alone does not help. A line's slots are visited one after the other.
 //
 //   FREE(lap) --claim--> WRITING(lap, producer) --publish--> READY(lap, producer)
 //        ^                       |dead: FREE(lap+1)                |claim
@@ -24,7 +29,7 @@
 //     the count of established deaths with the one it saw last and, when it grew, walks again from
 //     one lap below the hint; a slot further down cannot be pending, its next lap is in use.
 //  4. Owners are ids with a generation, never reused while a slot carries them: recovery is lazy.
-//  5. The words are untrusted: they only ever select `p % N`; a state that the rules above cannot
+//  5. The words are untrusted: they only ever select a `p % N`; a state that the rules above cannot
 //     produce throws Corrupt.
 //
 // When a process dies between any two steps: before the claim nothing has happened; a WRITING slot
@@ -41,6 +46,7 @@
 
 #include <atomic>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 
@@ -83,6 +89,11 @@ struct BasicMpmcHints {
 };
 using MpmcHints = BasicMpmcHints<MpmcPlatform>;
 
+/// Of how many slots one is used: of two such lines one.
+constexpr std::uint64_t mpmc_spread(std::uint64_t slot_bytes) noexcept {
+  return slot_bytes <= 64 ? 2 : 1;
+}
+
 /// Throws Corrupt naming the slot and its owner.
 [[noreturn]] void mpmc_corrupt(const void* where, std::uint64_t state);
 
@@ -95,6 +106,7 @@ class MpmcCore {
   // Small values share a line: producers and consumers that are apart move several at a time, those
   // that are close meet in any case.
   static constexpr std::size_t kSlotBytes = sizeof(T) <= 8 ? 16 : sizeof(T) <= 24 ? 32 : 64;
+  static constexpr std::uint64_t kTogether = 64 / kSlotBytes;
 
   struct alignas(kSlotBytes) Slot {
     typename P::template Atomic<std::uint64_t> state{0};  // FREE of lap 0
@@ -109,9 +121,13 @@ class MpmcCore {
     std::uint32_t blocker = 0;  // who stood in the way of the last pop that found nothing
   };
 
+  /// `count`, a power of two, of spread(count) slots are used.
   MpmcCore(Hints& hints, Slot* slots, std::uint64_t count) noexcept
-      : hints_(&hints), slots_(slots), mask_(count - 1) {
+      : hints_(&hints), slots_(slots), mask_(count - 1), lines_mask_(mask_ / kTogether) {
     while ((count >> shift_) > 1) ++shift_;
+  }
+  static constexpr std::uint64_t spread(std::uint64_t count) noexcept {
+    return count * mpmc_spread(sizeof(Slot));
   }
 
   /// Puts a value in as `me`. none: full; *blocker is then the owner of the slot in the way, or 0.
@@ -213,7 +229,13 @@ class MpmcCore {
   }
   static constexpr Tag tag_of(std::uint64_t state) noexcept { return static_cast<Tag>(state & 3); }
 
-  Slot& at(std::uint64_t position) const noexcept { return slots_[position & mask_]; }
+  // Lines in strides of 5/8 of them: odd, so each comes once a lap.
+  [[nodiscard]] std::uint64_t place(std::uint64_t position) const noexcept {
+    const std::uint64_t index = position & mask_;
+    const std::uint64_t line = index / kTogether * (lines_mask_ * 5 / 8 | 1) & lines_mask_;
+    return spread(line * kTogether) + index % kTogether;
+  }
+  Slot& at(std::uint64_t position) const noexcept { return slots_[place(position)]; }
   [[nodiscard]] std::uint64_t lap_at(std::uint64_t position) const noexcept {
     return position >> shift_;
   }
@@ -294,12 +316,17 @@ class MpmcCore {
   }
 
   // A claim waits until its line is here, unlike a plain store: so it is asked for some slots
-  // ahead. Not where the other side is close, which would lose the line it works on.
+  // ahead, no more, as others may be at work there. Not where the other side is close, which would
+  // lose the line it works on.
   enum Run { kPushRun, kPopRun };
   static constexpr std::uint32_t kApart = 16;
-  static constexpr std::uint64_t kAhead = 8;
+  static constexpr std::uint64_t kAhead = 4;
+  static_assert(kAhead % kTogether == 0);
   void ask_ahead(std::uint64_t p, Run run) const noexcept {
-    if (++runs[run] > kApart) __builtin_prefetch(&at(p + kAhead), 1, 3);
+    if (++runs[run] <= kApart || p % kTogether != 0) return;
+    const auto* slot = reinterpret_cast<const std::byte*>(&at(p + kAhead));
+    __builtin_prefetch(slot, 1, 3);
+    if constexpr (sizeof(Slot) > 64) __builtin_prefetch(slot + 64, 1, 3);
   }
   // How many pushes and pops of this thread succeeded in a row; of whatever ring, it is advice.
   static inline constinit thread_local std::uint32_t runs[2] = {0, 0};
@@ -358,6 +385,7 @@ class MpmcCore {
   Hints* hints_;
   Slot* slots_;
   std::uint64_t mask_;
+  std::uint64_t lines_mask_;
   unsigned shift_ = 0;
 };
 

@@ -6,7 +6,7 @@
 namespace millrace::shm {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x31676e69726d706dULL;
+constexpr std::uint64_t kMagic = 0x32676e69726d706dULL;
 constexpr std::uint64_t kMostSlots = std::uint64_t{1} << 32;
 
 }  // namespace
@@ -37,7 +37,7 @@ std::uint64_t mpmc_attach(const void* memory, std::size_t bytes, std::uint64_t s
   const std::uint64_t count = header->slot_count;
   const std::uint64_t stride = header->slot_bytes;
   if (stride != slot_bytes || !std::has_single_bit(count) || count < 2 ||
-      count > (bytes - sizeof(MpmcHeader)) / slot_bytes) {
+      count > (bytes - sizeof(MpmcHeader)) / (slot_bytes * mpmc_spread(slot_bytes))) {
     throw Corrupt("MPMC ring: " + std::to_string(count) + " slots of " + std::to_string(stride) +
                   " bytes do not fit " + std::to_string(bytes) + " bytes or this program's values");
   }

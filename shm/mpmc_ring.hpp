@@ -1,8 +1,10 @@
 // The queue of mpmc_core.hpp over memory it is handed, with waiting: the heap for threads, the
 // arena between processes.
 //
-//   header | geometry | head | tail | items spot | room spot |     one line each
-//   slots  | state, value |                                        one line or more each
+//   header | geometry | head | tail | items spot | room spot | - |     one line each
+//   slots  | state, value |                                            where: mpmc_core.hpp
+//
+// A value of up to 8 bytes takes 32 bytes of memory, of up to 24 bytes 64, of up to 56 bytes 128.
 //
 // Any thread of any process may push and pop, as the id it is known by in the deaths view. Threads
 // of one process share its id: then the order of that process's items is the order of their claims.
@@ -38,8 +40,9 @@ struct MpmcHeader {
   // Consumers sleep on items, producers on room; written only around sleeps.
   alignas(64) ParkingSpot items;
   alignas(64) ParkingSpot room;
+  alignas(64) std::uint64_t reserved;  // so that slots begin where 128 bytes do if the ring does
 };
-static_assert(sizeof(MpmcHeader) == 5 * 64);
+static_assert(sizeof(MpmcHeader) == 6 * 64);
 
 /// The smallest allowed count of slots at or above `wanted`; ValueError if it is beyond reason.
 std::uint64_t mpmc_slot_count(std::size_t wanted);
@@ -59,13 +62,13 @@ class MpmcRing : public MpmcCore<T> {
 
   /// How much memory a ring of at least `slot_count` slots takes.
   static std::size_t bytes_for(std::size_t slot_count) {
-    return sizeof(MpmcHeader) + mpmc_slot_count(slot_count) * sizeof(Slot);
+    return sizeof(MpmcHeader) + Core::spread(mpmc_slot_count(slot_count)) * sizeof(Slot);
   }
   /// Makes an empty ring in 64-byte aligned memory of bytes_for(slot_count) bytes.
   static MpmcRing create(void* memory, std::size_t slot_count) {
     const std::uint64_t count = mpmc_slot_count(slot_count);
     MpmcRing ring(memory, count);
-    for (std::uint64_t i = 0; i < count; ++i) new (&ring.slots_[i]) Slot{};
+    for (std::uint64_t i = 0; i < Core::spread(count); ++i) new (&ring.slots_[i]) Slot{};
     mpmc_create(memory, count, sizeof(Slot));
     return ring;
   }

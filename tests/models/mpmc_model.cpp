@@ -108,7 +108,7 @@ template <Mutant M, int Deaths>
 struct Suite : rl::test_suite<Suite<M, Deaths>, 4> {
   using Core = millrace::shm::MpmcCore<int, Platform<M>>;
   typename Core::Hints hints;
-  typename Core::Slot slots[kSlots];
+  typename Core::Slot slots[Core::spread(kSlots)];
   Table<M> table;
   rl::atomic<unsigned> finished;  // producers that are through, 16 a consumer
   int pushed[4], got[4][kItems + 1], last[4][4];

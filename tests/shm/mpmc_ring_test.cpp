@@ -5,7 +5,9 @@
 #include <array>
 #include <millrace/errors.hpp>
 #include <random>
+#include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/shm/aligned_memory.hpp"
@@ -15,7 +17,7 @@ namespace millrace::shm {
 namespace {
 
 using Ring = MpmcRing<std::uint64_t>;
-constexpr std::size_t kHeader = 5 * 64;  // bytes before the first slot
+constexpr std::size_t kHeader = 6 * 64;  // bytes before the first slot
 constexpr std::size_t kSlotBytes = 16;   // of an 8-byte value
 enum Tag : std::uint64_t { kFree, kWriting, kReady, kReading };
 
@@ -184,6 +186,34 @@ TEST_F(MpmcRingTest, AttachRefusesWhatIsNoSuchRing) {
   memory.word(8) = 1ULL << 60;
   EXPECT_THROW(Ring::attach(memory.get(), memory.size()), Corrupt);
   EXPECT_THROW(Ring::bytes_for(std::size_t{1} << 40), ValueError);
+}
+
+// Where the items of one lap lie, in the order of their positions.
+TEST_F(MpmcRingTest, OnlyOneLineOfTwoIsUsedAndNeighboursAreNotVisitedInTurn) {
+  constexpr std::size_t kMany = 256;
+  constexpr std::size_t kInLine = 64 / kSlotBytes;
+  const AlignedMemory wide(Ring::bytes_for(kMany));
+  Ring many = Ring::create(wide.get(), kMany);
+  std::set<std::size_t> used;
+  std::size_t line = 0;
+  for (std::uint64_t i = 0; i < kMany; ++i) {
+    ASSERT_EQ(many.try_push(table, 3, i), RingResult::done);
+    std::size_t at = kHeader;
+    while (at < wide.size() && (used.contains(at) || wide.word(at) != state(0, 3, kReady))) {
+      at += kSlotBytes;
+    }
+    ASSERT_LT(at, wide.size()) << "position " << i << " shares a slot";
+    EXPECT_EQ(wide.word(at + 8), i);
+    const std::size_t before = std::exchange(line, (at - kHeader) / 64);
+    EXPECT_EQ(line % 2, 0U) << "position " << i;
+    if (i % kInLine != 0) {
+      EXPECT_EQ(line, before) << "position " << i;
+    } else if (i != 0) {
+      EXPECT_GE(line > before ? line - before : before - line, 8U) << "position " << i;
+    }
+    used.insert(at);
+  }
+  EXPECT_EQ(many.try_push(table, 3, 0), RingResult::none);
 }
 
 TEST_F(MpmcRingTest, WhoWaitsTooLongAsksAfterTheOwnerInTheWay) {
