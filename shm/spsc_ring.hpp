@@ -58,126 +58,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 
-#include "shm/parking.hpp"
+#include "shm/spsc_layout.hpp"
 
 namespace millrace::shm {
-
-/// Sizes of a ring; both are rounded up to powers of two.
-struct SpscGeometry {
-  std::size_t line_count = 1024;      ///< cache lines for messages of up to 56 bytes
-  std::size_t bulk_bytes = 1U << 20;  ///< room for longer messages: 1 to 4 MiB stay in cache
-};
-
-/// A ring as one process sees it: where it lies and its geometry, checked once and never read from
-/// shared memory again. Cheap to copy; owns nothing.
-class SpscRing {
- public:
-  class Producer;
-  class Consumer;
-
-  /// The longest message that shares a cache line with its flag.
-  static constexpr std::size_t kInlineBytes = 56;
-  static constexpr std::size_t kLineBytes = 64;
-  /// What a line takes of the memory.
-  static constexpr std::size_t kSlotBytes = 128;
-
-  /// How much memory a ring of this geometry takes. ValueError if it is beyond reason.
-  static std::size_t bytes_for(const SpscGeometry& geometry);
-  /// Makes an empty ring in 64-byte aligned memory of bytes_for(geometry) bytes.
-  static SpscRing create(void* memory, const SpscGeometry& geometry);
-  /// The ring that create() made in these `bytes` of memory, in any process; Corrupt if it is none.
-  static SpscRing attach(void* memory, std::size_t bytes);
-
-  /// The longest message the ring takes, in bytes.
-  [[nodiscard]] std::size_t max_message() const noexcept { return bulk_bytes_; }
-
-  /// Wakes both sides whatever they wait for: for whoever establishes the death of one.
-  void rouse() noexcept {
-    header_->items.rouse();
-    header_->room.rouse();
-  }
-
- protected:
-  struct Line {
-    std::atomic<std::uint64_t> control;
-    std::uint64_t cell[7];
-  };
-  struct Slot {
-    Line line;
-    std::byte apart[kSlotBytes - kLineBytes];
-  };
-  struct Header {
-    // Written at creation, read by attach().
-    alignas(64) std::uint64_t magic;
-    std::uint64_t line_count;
-    std::uint64_t bulk_bytes;
-    // PUBLISH tail: written by the consumer, read by a producer that has run out of room. The
-    // cursor first, then the bulk, so that whoever starts at the cursor finds its bulk not yet
-    // given back. Between the two stores the bulk's tail is behind: the claims, written ahead of
-    // both, tell a successor of either end what it is going to be (tails()).
-    alignas(64) std::atomic<std::uint64_t> cursor_tail{0};  // line * 8 + cell not yet consumed
-    std::atomic<std::uint64_t> bulk_tail{0};                // bytes of bulk given back
-    std::atomic<std::uint64_t> cursor_claim{0};
-    std::atomic<std::uint64_t> bulk_claim{0};
-    // The consumer sleeps on items, the producer on room; written only around sleeps.
-    alignas(64) ParkingSpot items;
-    alignas(64) ParkingSpot room;
-  };
-  static_assert(sizeof(Line) == kLineBytes && sizeof(Slot) == kSlotBytes &&
-                sizeof(Header) == 4 * kLineBytes);
-  static_assert(std::is_standard_layout_v<Header> &&
-                std::atomic<std::uint64_t>::is_always_lock_free);
-
-  static constexpr unsigned kCellCount = 7;
-  static constexpr std::size_t kFewBytes = 128;  // copied word by word
-  static constexpr unsigned kCodeBits = 6;
-  static constexpr std::uint64_t kCodeMask = (1U << kCodeBits) - 1;
-  static constexpr std::uint64_t kBulkCode = 58;
-  static constexpr std::uint64_t kClosed = 1ULL << 42;
-  static constexpr std::uint64_t kCodes = kClosed - 1;
-  static constexpr unsigned kLapShift = 43;
-  static constexpr std::uint64_t kLapMask = (1ULL << 21) - 1;
-  static constexpr unsigned kSizeBits = 36;
-  static constexpr std::uint64_t kStartMask = (1ULL << (64 - kSizeBits)) - 1;
-
-  struct Bulk {
-    std::uint64_t start;  // position
-    std::uint64_t bytes;
-  };
-  struct Tails {
-    std::uint64_t cursor;
-    std::uint64_t bulk;  // as it belongs to that cursor
-  };
-
-  SpscRing(void* memory, const SpscGeometry& geometry) noexcept;
-
-  // Where the line of a position lies. The stride is odd, so each lap visits every line once.
-  [[nodiscard]] Line& line(std::uint64_t position) const noexcept {
-    return slots_[position * stride_ & (line_count_ - 1)].line;
-  }
-  // The lap of a line position, in its place in the control word.
-  [[nodiscard]] std::uint64_t lap(std::uint64_t position) const noexcept {
-    return (((position >> line_shift_) + 1) & kLapMask) << kLapShift;
-  }
-  static constexpr unsigned cells_for(std::size_t bytes) noexcept {
-    return bytes == 0 ? 1U : static_cast<unsigned>((bytes + 7) / 8);
-  }
-  // Where the bulk message of a cell lies, at or after position `tail`; checked.
-  [[nodiscard]] Bulk decode(std::uint64_t cell, std::uint64_t tail) const;
-  // Both tails as of one instant, for a successor of either end.
-  [[nodiscard]] Tails tails() const;
-  [[noreturn]] void corrupt(const char* what, std::uint64_t value) const;
-
-  Header* header_;
-  Slot* slots_;
-  std::byte* bulk_;
-  std::uint64_t line_count_;
-  std::uint64_t stride_;
-  std::uint64_t bulk_bytes_;
-  unsigned line_shift_;
-};
 
 /// When a message becomes visible to the consumer.
 enum class Publish {
@@ -224,6 +108,29 @@ class SpscRing::Producer : private SpscRing {
     return true;
   }
 
+  /// Copies up to `count` messages of `bytes` each in, which lie one after the other at `data`, and
+  /// returns how many found room. Small ones go a line at a time, each published by one store.
+  std::size_t try_push_all(const void* data, std::size_t bytes, std::size_t count,
+                           Publish when = Publish::now) {
+    const auto* from = static_cast<const std::byte*>(data);
+    std::size_t done = 0;
+    while (done < count) {
+      const std::size_t whole = cell_ == 0 ? messages_of_a_line(bytes) : 0;
+      if (whole != 0 && whole <= count - done) {
+        push_line(from, bytes, whole);
+        done += whole;
+        from += whole * bytes;
+      } else if (try_push(from, bytes, Publish::later)) {
+        ++done;
+        from += bytes;
+      } else {
+        break;
+      }
+    }
+    if (when == Publish::now) flush();
+    return done;
+  }
+
   /// Makes everything pushed visible.
   void flush() noexcept {
     if (control_ != published_) publish_line();
@@ -244,16 +151,26 @@ class SpscRing::Producer : private SpscRing {
     line_->control.store(control_, std::memory_order_release);
     published_ = control_;
   }
+  void close_line() noexcept {
+    control_ |= kClosed;
+    cell_ = kCellCount;
+    publish_line();
+    if (has_next_line()) next_line();  // now, not when the next message is in a hurry
+  }
+  // Fills a line of which nothing is used.
+  void push_line(const std::byte* from, std::size_t bytes, std::size_t count) noexcept {
+    bulk_reserved_ = 0;
+    std::memcpy(line_->cell, from, count * bytes);
+    control_ |= codes_of(bytes, count);
+    close_line();
+  }
   // Adds a message's code. A line without room for another message of the same size is closed in
   // the same store, so equal messages never touch a line twice.
   void append(std::uint64_t code, unsigned cells, Publish when) noexcept {
     control_ |= code << (kCodeBits * cell_);
     cell_ += cells;
     if (cell_ + cells > kCellCount) {
-      control_ |= kClosed;
-      cell_ = kCellCount;
-      publish_line();
-      if (has_next_line()) next_line();  // now, not when the next message is in a hurry
+      close_line();
     } else if (when == Publish::now) {
       publish_line();
     }
@@ -354,6 +271,31 @@ class SpscRing::Consumer : private SpscRing {
     }
     release();
     return static_cast<std::ptrdiff_t>(message.size);
+  }
+
+  /// Copies the oldest messages out, one after the other, at most `most` of them and as long as
+  /// they are of `bytes` each; returns how many. Whole lines go by one copy.
+  std::size_t try_pop_all(void* to, std::size_t bytes, std::size_t most) {
+    const std::size_t whole = messages_of_a_line(bytes);
+    auto* at = static_cast<std::byte*>(to);
+    std::size_t done = 0;
+    while (done < most && ((codes_ & kCodeMask) != 0 || look())) {
+      const bool line = whole != 0 && codes_ == codes_of(bytes, whole) && (cursor_ & 7) == 0;
+      if (line && whole <= most - done) {
+        std::memcpy(at, line_->cell, whole * bytes);
+        advance(static_cast<unsigned>(whole) * cells_for(bytes));
+        done += whole;
+        at += whole * bytes;
+      } else {
+        const SpscMessage message = try_peek();
+        if (message.size != bytes) break;
+        if (bytes != 0) std::memcpy(at, message.data, bytes);
+        release();
+        ++done;
+        at += bytes;
+      }
+    }
+    return done;
   }
 
   /// Waits for a message; none when the deadline passed.

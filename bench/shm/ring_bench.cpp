@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <numeric>
 
 #include "harness.hpp"
 #include "kernel_peers.hpp"
@@ -204,6 +205,50 @@ double ring_stream(Publish when) {
   return rate(ns, kCount);
 }
 
+// Values handed over by the array, as they lie in it.
+double burst_stream() {
+  constexpr std::size_t kBurst = 250;
+  constexpr std::uint64_t kCount = 12000 * kBurst;
+  const SpscGeometry geometry{1024, 1U << 18};
+  bench::SharedBlock memory(SpscRing::bytes_for(geometry));
+  bench::SharedBlock end(64);
+  auto* done = new (end.get()) std::atomic<int>{0};
+  const SpscRing ring = SpscRing::create(memory.get(), geometry);
+  const double ns = bench::pair_ns(
+      [&] {
+        SpscRing::Producer to(ring);
+        std::uint64_t values[kBurst];
+        for (std::uint64_t i = 0; i < kCount; i += kBurst) {
+          std::iota(std::begin(values), std::end(values), i);
+          const std::uint64_t* from = values;
+          bench::spin([&] {
+            from += to.try_push_all(from, sizeof *from,
+                                    static_cast<std::size_t>(std::end(values) - from));
+            return from == std::end(values);
+          });
+        }
+        to.wake();
+        bench::spin([&] { return done->load(std::memory_order_acquire) == 1; });
+      },
+      [&] {
+        SpscRing::Consumer from(ring);
+        std::uint64_t values[kBurst];
+        for (std::uint64_t i = 0; i < kCount;) {
+          std::size_t got = 0;
+          bench::spin([&] {
+            got = from.try_pop_all(values, sizeof values[0], kBurst);
+            return got != 0;
+          });
+          for (std::size_t k = 0; k < got; ++k) {
+            if (values[k] != i + k) _exit(3);
+          }
+          i += got;
+        }
+        done->store(1, std::memory_order_release);
+      });
+  return rate(ns, static_cast<double>(kCount));
+}
+
 // The same with waits that pause, as everything in the library that waits does: a line that is
 // looked at without a pause is slower to come.
 template <std::size_t Bytes>
@@ -255,10 +300,13 @@ void streams(bench::Suite& suite) {
   suite.measure("stream 64 B", [] { return ring_stream<64>(Publish::now); });
   suite.measure("batched 8 B", [] { return ring_stream<8>(Publish::later); });
   suite.measure("batched 64 B", [] { return ring_stream<64>(Publish::later); });
+  suite.measure("bursts of 8 B", burst_stream);
   const auto higher = Better::higher;
   suite.row({"stream 8 B", "M/s", "stream 8 B", "index ring stream, 8 B", 1.5, higher});
   suite.row({"stream 64 B", "M/s", "stream 64 B", "index ring stream, 64 B", 1, higher});
   suite.row({"batched stream 8 B", "M/s", "batched 8 B", "index ring stream, 8 B", 3, higher});
+  suite.row(
+      {"stream of bursts of 8 B", "M/s", "bursts of 8 B", "index ring stream, 8 B", 3, higher});
   suite.row({"batched stream 64 B", "M/s", "batched 64 B", "index ring stream, 64 B", 0, higher});
   for (const bench::KernelPeer peer : bench::kKernelPeers) {
     const std::string measure = bench::name_of(peer) + std::string(" stream, 8 B");

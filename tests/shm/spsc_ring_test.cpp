@@ -4,40 +4,13 @@
 
 #include <algorithm>
 #include <millrace/errors.hpp>
-#include <numeric>
 #include <random>
 #include <vector>
 
-#include "tests/shm/aligned_memory.hpp"
+#include "tests/shm/spsc_fixture.hpp"
 
 namespace millrace::shm {
 namespace {
-
-constexpr std::size_t kHeader = 256;  // bytes before the first line
-
-class SpscRingTest : public ::testing::Test {
- protected:
-  explicit SpscRingTest(SpscGeometry geometry = {4, 1024})
-      : memory(SpscRing::bytes_for(geometry)), ring(SpscRing::create(memory.get(), geometry)) {}
-
-  std::uint64_t& control(std::size_t line) { return memory.word(kHeader + 64 * line); }
-
-  AlignedMemory memory;
-  SpscRing ring;
-  SpscRing::Producer producer{ring};
-  SpscRing::Consumer consumer{ring};
-};
-
-std::vector<std::uint8_t> pattern(std::size_t bytes, unsigned seed) {
-  std::vector<std::uint8_t> data(bytes);
-  std::iota(data.begin(), data.end(), static_cast<std::uint8_t>(seed));
-  return data;
-}
-
-template <class T>
-bool push_value(SpscRing::Producer& producer, T value, Publish when = Publish::now) {
-  return producer.try_push(&value, sizeof value, when);
-}
 
 void expect_message(SpscRing::Consumer& consumer, const std::vector<std::uint8_t>& wanted) {
   const SpscMessage message = consumer.try_peek();

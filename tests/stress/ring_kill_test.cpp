@@ -1,194 +1,21 @@
-// Rings and the parking spot, their user ended at every instruction of what it does.
+// The claim ring and the parking spot, their user ended at every instruction of what it does.
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 
 #include <cstring>
 #include <new>
 #include <optional>
 
 #include "shm/mpmc_ring.hpp"
-#include "shm/spsc_ring.hpp"
 #include "tests/shm/fake_table.hpp"
-#include "tests/stress/step_kill.hpp"
+#include "tests/stress/ring_kill.hpp"
 
 namespace millrace::shm {
 namespace {
 
+using stress::expect_unbroken;
+using stress::SharedMemory;
 using stress::step_kill;
 using stress::StepKillCase;
-
-// Memory that the victim shares.
-class SharedMemory {
- public:
-  explicit SharedMemory(std::size_t bytes)
-      : bytes_(bytes),
-        memory_(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) {
-    if (memory_ == MAP_FAILED) throw std::bad_alloc();
-  }
-  ~SharedMemory() { ::munmap(memory_, bytes_); }
-  SharedMemory(const SharedMemory&) = delete;
-  SharedMemory& operator=(const SharedMemory&) = delete;
-  [[nodiscard]] void* get() const { return memory_; }
-
- private:
-  std::size_t bytes_;
-  void* memory_;
-};
-
-// Every case covers at least this many kills, or it tested something else than it says.
-constexpr long kFewest = 10;
-
-void expect_unbroken(const stress::StepKillResult& result) {
-  EXPECT_EQ(result.broken, 0);
-  EXPECT_GE(result.kills, kFewest);
-  EXPECT_GT(result.instructions, 0) << "the operation did not come to its end";
-  ::testing::Test::RecordProperty("kills", static_cast<int>(result.kills));
-}
-
-// ---- the single-producer ring
-
-// Messages of word-sized numbers and of bulk; the ends lie in the shared memory, so that a
-// successor goes on with them as with a lock taken over.
-class SpscKill : public ::testing::Test {
- protected:
-  static constexpr SpscGeometry kGeometry{4, 1024};
-  static constexpr std::size_t kBulk = 300;
-  static constexpr std::size_t kAllBulk = 1024;  // fits only when all of the bulk was given back
-
-  void reset() {
-    ring.emplace(SpscRing::create(memory.get(), kGeometry));
-    producer = new (ends.get()) SpscRing::Producer(*ring);
-    consumer = new (static_cast<char*>(ends.get()) + 1024) SpscRing::Consumer(*ring);
-    number = 0;
-  }
-  // A message that says its number, long or short.
-  void push(SpscRing::Producer& to, std::size_t bytes, Publish when = Publish::now) {
-    std::byte* place = to.try_reserve(bytes);
-    if (place == nullptr) return;
-    std::memset(place, number++, bytes);
-    to.commit(bytes, when);
-  }
-  // The number of the next message, -1 when there is none, -2 when it is not whole.
-  static int pop(SpscRing::Consumer& from) {
-    const SpscMessage message = from.try_peek();
-    if (!message) return -1;
-    const int first = std::to_integer<int>(message.data[0]);
-    for (std::size_t i = 0; i < message.size; ++i) {
-      if (std::to_integer<int>(message.data[i]) != first) return -2;
-    }
-    from.release();
-    return first;
-  }
-  static void take(SpscRing::Consumer& from) {
-    if (from.try_peek()) from.release();
-  }
-  // The ring works over several laps from here on.
-  bool works(SpscRing::Producer& to, SpscRing::Consumer& from) {
-    for (int i = 0; i < 20; ++i) {
-      const int sent = number;
-      push(to, i % 3 == 0 ? 40 : i % 3 == 1 ? kAllBulk : kBulk);
-      if (pop(from) != sent % 256 || pop(from) != -1) return false;
-    }
-    return true;
-  }
-
-  // A producer is ended while it sends `bytes`; those it sent before are there, the last one is
-  // there whole or not at all.
-  void kill_a_producer(std::size_t bytes, Publish when, int before) {
-    StepKillCase c;
-    c.setup = [&, before] {
-      reset();
-      for (int i = 0; i < before; ++i) push(*producer, i % 3 == 0 ? kBulk : 30);
-    };
-    c.operation = [&, bytes, when, before] {
-      std::byte* place = producer->try_reserve(bytes);
-      std::memset(place, before, bytes);
-      producer->commit(bytes, when);
-      producer->flush();
-    };
-    c.frozen = [&, before](long) { return before == 0 || pop(*consumer) == 0; };
-    c.check = [&, before](long, bool finished) {
-      SpscRing::Producer successor(*ring);
-      int next = before == 0 ? 0 : 1;
-      for (int got = pop(*consumer); got != -1; got = pop(*consumer)) {
-        if (got != next++) return false;
-      }
-      if (next < before || next > before + 1 || (finished && next != before + 1)) return false;
-      return works(successor, *consumer);
-    };
-    expect_unbroken(step_kill(c));
-  }
-
-  // A consumer is ended while it takes the first of some messages: its successor, which takes over
-  // the end in shared memory, finds it again or finds it gone, and the rest.
-  void kill_a_consumer(std::size_t bytes, int count = 3) {
-    StepKillCase c;
-    c.setup = [&, bytes, count] {
-      reset();
-      for (int i = 0; i < count; ++i) push(*producer, bytes);
-    };
-    c.operation = [&] {
-      take(*consumer);
-      consumer->give_back();
-    };
-    c.frozen = [&](long) {
-      push(*producer, 8);  // has room whatever the consumer does
-      return true;
-    };
-    c.check = [&, count](long, bool finished) {
-      consumer->resume();
-      int next = pop(*consumer);
-      if (next != 1 && (next != 0 || finished)) return false;
-      for (++next; next < count + 1; ++next) {
-        if (pop(*consumer) != next) return false;
-      }
-      return pop(*consumer) == -1 && works(*producer, *consumer);
-    };
-    expect_unbroken(step_kill(c));
-  }
-
-  SharedMemory memory{SpscRing::bytes_for(kGeometry)};
-  SharedMemory ends{4096};
-  std::optional<SpscRing> ring;
-  SpscRing::Producer* producer = nullptr;
-  SpscRing::Consumer* consumer = nullptr;
-  int number = 0;
-};
-
-TEST_F(SpscKill, ProducerOfAShortMessage) { kill_a_producer(24, Publish::now, 1); }
-TEST_F(SpscKill, ProducerThatClosesALineForIt) { kill_a_producer(56, Publish::now, 2); }
-TEST_F(SpscKill, ProducerOfALongMessage) { kill_a_producer(kBulk, Publish::now, 3); }
-TEST_F(SpscKill, ProducerThatPublishesLater) { kill_a_producer(8, Publish::later, 0); }
-TEST_F(SpscKill, ConsumerOfAShortMessage) { kill_a_consumer(24); }
-TEST_F(SpscKill, ConsumerOfALongMessage) { kill_a_consumer(kBulk); }
-TEST_F(SpscKill, ConsumerOfAllTheBulk) { kill_a_consumer(kAllBulk, 1); }
-
-// A new consumer, with an end of its own, may see again what was not given back, and nothing else.
-TEST_F(SpscKill, ConsumerWhoseEndDiesWithIt) {
-  StepKillCase c;
-  c.setup = [&] {
-    reset();
-    for (int i = 0; i < 3; ++i) push(*producer, i == 1 ? kBulk : 20);
-  };
-  c.operation = [&] {
-    SpscRing::Consumer own(*ring);
-    take(own);
-    take(own);
-    own.give_back();
-  };
-  c.check = [&](long, bool finished) {
-    SpscRing::Consumer successor(*ring);
-    int next = pop(successor);
-    if (next < 0 || next > 2 || (finished && next != 2)) return false;
-    for (++next; next < 3; ++next) {
-      if (pop(successor) != next) return false;
-    }
-    return pop(successor) == -1 && works(*producer, successor);
-  };
-  expect_unbroken(step_kill(c));
-}
-
-// ---- the claim ring
 
 class MpmcKill : public ::testing::Test {
  protected:
