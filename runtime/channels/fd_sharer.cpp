@@ -50,8 +50,7 @@ constexpr int kLast = -1000;
 class Sharer {
  public:
   explicit Sharer(const Bytes& key)
-      : acceptor_({.family = "AF_UNIX", .backlog = kBacklog},
-                  {AuthKey{std::string(key.view()), true}, kPatience}) {}
+      : acceptor_({.family = "AF_UNIX", .backlog = kBacklog}, {auth_key(key, true), kPatience}) {}
 
   [[nodiscard]] const connection::Address& address() const noexcept { return acceptor_.address(); }
   /// Its thread's life.

@@ -99,6 +99,19 @@ TEST_F(SharerTest, WhatHasNoMeaningElsewhereIsRefused) {
   EXPECT_EQ(take.recv<int>(), 1);
 }
 
+// With a key of no bytes CPython's sender and receiver wait for each other for ever.
+TEST_F(SharerTest, AnEmptyKeyOfTheProgramIsRefusedAndLeavesNothing) {
+  auto [give, take] = carrier();
+  auto [here, there] = pair_over("AF_UNIX");
+  current_process().authkey("");
+  EXPECT_THROW(give.send(there), ValueError);
+  give.send(1);
+  EXPECT_EQ(take.recv<int>(), 1);
+  current_process().authkey("again");
+  give.send(there);
+  expect_talk(here, take.recv<Connection>());
+}
+
 TEST_F(SharerTest, AMessageThatIsNotSentLeavesNothing) {
   auto [give, take] = carrier();
   auto [here, there] = pair_over("AF_UNIX");
