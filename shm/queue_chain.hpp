@@ -10,18 +10,18 @@ namespace millrace::shm {
 // that `last` names it.
 template <QueueView V>
 void QueueRing::extend(V& view, std::uint32_t me, std::uint64_t link) {
-  QueueSegment& segment = at_page(link);
+  QueueSegment& segment = *part_at(link);
   // OBSERVE link: acquire, as in next_of().
   const std::uint64_t next = segment.next.load(std::memory_order_acquire);
   if ((next ^ link) >> kQueueLapShift != 0) return;  // stale
   if ((next & kQueueIndexMask) == 0) {
-    QueueSegment* spare = take_spare(view, me);
+    const QueuePart spare = take_spare(view, me);
     // relaxed: constant on this lap. If it is of a later one the link is stale and not changed.
-    prepare(*spare, segment.end.load(std::memory_order_relaxed));
+    prepare(spare, segment.end.load(std::memory_order_relaxed));
     std::uint64_t expected = link & ~kQueueIndexMask;
     // LINK segment: release, what prepare() wrote; pairs with OBSERVE link. Losing the race is as
     // good: the spare one is free again when the chain has passed this place.
-    segment.next.compare_exchange_strong(expected, expected | page_of(*spare),
+    segment.next.compare_exchange_strong(expected, expected | queue_page(*spare),
                                          std::memory_order_acq_rel, std::memory_order_acquire);
   }
   const std::uint64_t then = next_of(segment, link);
@@ -35,29 +35,27 @@ void QueueRing::extend(V& view, std::uint32_t me, std::uint64_t link) {
 
 // A segment of the list that no chain uses, taken by `me`.
 template <QueueView V>
-QueueSegment* QueueRing::take_spare(V& view, std::uint32_t me) {
+QueuePart QueueRing::take_spare(V& view, std::uint32_t me) {
   constexpr int kMostLooks = 256;
-  while (retire_oldest()) {
-  }
-  const auto at = [](std::uint64_t address) {
-    return reinterpret_cast<QueueSegment*>(address);  // NOLINT(performance-no-int-to-ptr)
-  };
+  retire_all();
   // Round the list, from where the last one was found: relaxed, a hint.
   const std::uint64_t first = q_.spare.load(std::memory_order_relaxed);
   // OBSERVE list: acquire, pairs with the push in queue_grow(), queue_parts.cpp.
   const std::uint64_t newest = q_.segments.load(std::memory_order_acquire);
-  QueueSegment* segment = at(first != 0 ? first : newest);
+  std::uint64_t page = first != 0 ? first : newest;
   for (int look = 0; look < kMostLooks; ++look) {
-    QueueSegment* const following = at(segment->older != 0 ? segment->older : newest);
-    if (take(view, me, *segment)) {
-      q_.spare.store(reinterpret_cast<std::uint64_t>(following), std::memory_order_relaxed);
-      return segment;
+    const QueuePart part = part_at(page);
+    if (!queue_older(*part, page)) [[unlikely]]
+      lost(page);
+    if (page == 0) page = newest;
+    if (take(view, me, *part)) {
+      q_.spare.store(page, std::memory_order_relaxed);  // a hint
+      return part;
     }
-    segment = following;
-    if (segment == at(first != 0 ? first : newest)) break;
+    if (page == (first != 0 ? first : newest)) break;
   }
-  q_.spare.store(reinterpret_cast<std::uint64_t>(segment), std::memory_order_relaxed);  // a hint
-  return queue_grow(q_, me);
+  q_.spare.store(page, std::memory_order_relaxed);  // a hint
+  return part_at(queue_page(*queue_grow(q_, me)));
 }
 
 template <QueueView V>
@@ -76,7 +74,8 @@ bool QueueRing::take(V& view, std::uint32_t me, QueueSegment& segment) {
 }
 
 // For one that is taken: to follow `start` slots, on the lap its slots are free for.
-inline void QueueRing::prepare(QueueSegment& segment, std::uint64_t start) noexcept {
+inline void QueueRing::prepare(const QueuePart& part, std::uint64_t start) noexcept {
+  QueueSegment& segment = *part;
   // Ordered by LINK segment; who reads them by a stale link finds another lap.
   const std::uint64_t state =
       reinterpret_cast<QueueSlot*>(&segment + 1)->state.load(std::memory_order_relaxed);
@@ -84,7 +83,7 @@ inline void QueueRing::prepare(QueueSegment& segment, std::uint64_t start) noexc
   // OBSERVE start: release; pairs with the acquire in is_retired() and count_at(). Whoever reads
   // this number, though it came for an earlier lap, sees that `oldest` and the lap have moved on.
   segment.start.store(start, std::memory_order_release);
-  segment.end.store(start + segment.slots, std::memory_order_release);
+  segment.end.store(start + part.slots, std::memory_order_release);
   segment.head.store(position, std::memory_order_relaxed);
   segment.tail.store(position, std::memory_order_relaxed);
   // LINK segment: release, the stores before it; pairs with OBSERVE link
@@ -96,12 +95,12 @@ inline void QueueRing::prepare(QueueSegment& segment, std::uint64_t start) noexc
 }
 
 // Whether the chain has passed the segment's end.
-inline bool QueueRing::is_retired(const QueueSegment& segment) const noexcept {
+inline bool QueueRing::is_retired(const QueueSegment& segment) const {
   for (;;) {
     // OBSERVE link: acquire
     const std::uint64_t oldest = q_.oldest.load(std::memory_order_acquire);
     // OBSERVE start: acquire, pairs with the release in prepare()
-    const std::uint64_t start = at_page(oldest).start.load(std::memory_order_acquire);
+    const std::uint64_t start = part_at(oldest)->start.load(std::memory_order_acquire);
     const std::uint64_t end = segment.end.load(std::memory_order_acquire);
     // OBSERVE link: still the oldest, so its start was that of this lap.
     if (q_.oldest.load(std::memory_order_acquire) != oldest) continue;
@@ -110,10 +109,11 @@ inline bool QueueRing::is_retired(const QueueSegment& segment) const noexcept {
 }
 
 // Passes the oldest segment if all of its slots are free for the next lap; true if somebody did.
-inline bool QueueRing::retire_oldest() noexcept {
+inline bool QueueRing::retire_oldest() {
   // OBSERVE link: acquire
   std::uint64_t link = q_.oldest.load(std::memory_order_acquire);
-  QueueSegment& segment = at_page(link);
+  const QueuePart part = part_at(link);
+  QueueSegment& segment = *part;
   const std::uint64_t lap = link >> kQueueLapShift;
   const std::uint64_t next = next_of(segment, link);
   if (next == 0) return false;
@@ -121,10 +121,10 @@ inline bool QueueRing::retire_oldest() noexcept {
   // it are not looked at again, and prepare() needs the lap that they were left on.
   std::uint64_t p = segment.drained.load(std::memory_order_acquire);
   if ((p ^ link) >> kQueueLapShift != 0) p = lap << kQueueLapShift;
-  for (; (p & kQueueIndexMask) < segment.slots; ++p) {
+  for (; (p & kQueueIndexMask) < part.slots; ++p) {
     // OBSERVE free: acquire, pairs with free() in queue_ring.hpp; who uses the segment again must
     // find its values read.
-    if (QueueSlot::ahead(slot_at(segment, p).state.load(std::memory_order_acquire), lap) <= 0) {
+    if (QueueSlot::ahead(slot_at(part, p).state.load(std::memory_order_acquire), lap) <= 0) {
       segment.drained.store(p, std::memory_order_release);  // OBSERVE drained: release
       return false;
     }
@@ -142,7 +142,7 @@ inline bool QueueRing::retire_oldest() noexcept {
   // LINK segment: seq_cst, retires it; the values in it were read before.
   if (q_.oldest.compare_exchange_strong(link, next, std::memory_order_seq_cst,
                                         std::memory_order_acquire)) {
-    q_.spare.store(reinterpret_cast<std::uint64_t>(&segment), std::memory_order_relaxed);  // a hint
+    q_.spare.store(queue_page(segment), std::memory_order_relaxed);  // a hint
   }
   return true;
 }

@@ -30,21 +30,21 @@ std::uint64_t page_up(std::uint64_t where) noexcept {
   return (where + kPageBytes - 1) & ~std::uint64_t{kPageBytes - 1};
 }
 
-QueueSegment* make_segment(std::uint64_t where, std::size_t bytes, unsigned slot_shift) noexcept {
-  auto* segment = at<QueueSegment>(where);
-  segment->slots = (bytes - sizeof(QueueSegment)) >> slot_shift;
-  return segment;
+std::uint64_t slots_in(std::size_t bytes, unsigned slot_shift) noexcept {
+  return (bytes - sizeof(QueueSegment)) >> slot_shift;
 }
 
-QueueSlot* slot_of(QueueSegment& segment, std::uint64_t index, unsigned slot_shift) noexcept {
-  return reinterpret_cast<QueueSlot*>(reinterpret_cast<std::byte*>(&segment + 1) +
-                                      (index << slot_shift));
+// The segment behind a word of the queue's lists, none if there is none.
+QueuePart part_of(const QueueHeader& queue, std::uint64_t page) noexcept {
+  return queue_part(queue_address(page), queue.slot_shift, Arena::instance().size());
 }
 
-// Segments of equal size that fill a new block, linked to each other; the last one names it.
+// Segments of equal size that fill a new block, from the front one on; the last one names it, and
+// what was the newest before.
 struct Extent {
   QueueSegment* front;
   QueueSegment* back;
+  std::uint64_t slots;  // of each
 };
 Extent make_extent(std::size_t segment_bytes, std::size_t count, unsigned slot_shift) {
   Arena& arena = Arena::instance();
@@ -57,12 +57,12 @@ Extent make_extent(std::size_t segment_bytes, std::size_t count, unsigned slot_s
                             "a queue of " + std::to_string(bytes) +
                                 " bytes more, within the first TiB of shared memory");
   }
-  Extent extent{make_segment(first, segment_bytes, slot_shift), nullptr};
-  extent.back = extent.front;
-  for (std::size_t i = 1; i < count; ++i) {
-    auto* segment = make_segment(first + i * segment_bytes, segment_bytes, slot_shift);
-    extent.back->older = address(segment);
-    extent.back = segment;
+  const std::uint64_t slots = slots_in(segment_bytes, slot_shift);
+  auto* segment = at<QueueSegment>(first);
+  const Extent extent{segment, at<QueueSegment>(first + (count - 1) * segment_bytes), slots};
+  for (; segment != extent.back; segment = at<QueueSegment>(address(segment) + segment_bytes)) {
+    const auto* next = at<QueueSegment>(address(segment) + segment_bytes);
+    queue_seal(*segment, slots, slot_shift, queue_page(*next));
   }
   extent.back->block = address(block);
   arena.give(block, kNobody);
@@ -71,32 +71,44 @@ Extent make_extent(std::size_t segment_bytes, std::size_t count, unsigned slot_s
 
 bool has_enough_small(const QueueHeader& queue) noexcept {
   // OBSERVE list: acquire, pairs with the push in queue_grow().
-  auto* segment = at<QueueSegment>(queue.segments.load(std::memory_order_acquire));
-  int small = 0;
-  for (; segment != nullptr && segment->block != 0 && small < kSmallSegments; ++small) {
-    segment = at<QueueSegment>(segment->older);
+  std::uint64_t page = queue.segments.load(std::memory_order_acquire);
+  for (int small = 0; small < kSmallSegments; ++small) {
+    const QueuePart part = part_of(queue, page);
+    if (part.segment == nullptr) return false;
+    if (part.slots > slots_in(kSmallBytes, queue.slot_shift)) return true;
+    if (part->block == 0 || !queue_older(*part, page)) return false;
   }
-  return small == kSmallSegments ||
-         (segment != nullptr && segment->slots << queue.slot_shift > kSmallBytes);
+  return true;
+}
+
+// Goes through the list of a queue that nobody else refers to; what is behind damage is lost.
+template <class Visit>
+void visit_segments(QueueHeader& queue, Visit&& visit) noexcept {
+  std::uint64_t page = queue.segments.load(std::memory_order_relaxed);  // see above
+  while (page != 0) {
+    const QueuePart part = part_of(queue, page);
+    if (part.segment == nullptr || !queue_older(*part, page)) return;
+    visit(part, page);
+  }
 }
 
 void free_list(QueueHeader& queue) noexcept {
-  for (;;) {
-    // relaxed: nobody else refers to the queue
-    auto* segment = at<QueueSegment>(queue.segments.load(std::memory_order_relaxed));
-    while (segment != nullptr && segment->block == 0) segment = at<QueueSegment>(segment->older);
-    if (segment == nullptr) return;
-    void* block = at<void>(segment->block);
+  visit_segments(queue, [&queue](const QueuePart& part, std::uint64_t older) {
+    const bool large = part.slots > slots_in(kSmallBytes, queue.slot_shift);
+    const std::uint64_t first = address(part.segment) - (large ? kSpanBytes - kLargeBytes : 0);
+    if (page_up(part->block) != first) return;  // none, or damaged: it is another's
+    void* block = at<void>(part->block);
     // OBSERVE list: release. Out of the list first: freed once, whoever goes on after a death in
     // here.
-    queue.segments.store(segment->older, std::memory_order_release);
+    queue.segments.store(older, std::memory_order_release);
     Arena::instance().deallocate(block);
-  }
+  });
 }
 
-void empty_segment(QueueHeader& queue, QueueSegment& segment) noexcept {
-  for (std::uint64_t i = 0; i < segment.slots; ++i) {
-    QueueSlot* slot = slot_of(segment, i, queue.slot_shift);
+void empty_segment(QueueHeader& queue, const QueuePart& part) noexcept {
+  auto* const slots = reinterpret_cast<std::byte*>(part.segment + 1);
+  for (std::uint64_t i = 0; i < part.slots; ++i) {
+    auto* const slot = reinterpret_cast<QueueSlot*>(slots + (i << kQueueCellShift));
     // OBSERVE slot: acquire, pairs with PUBLISH slot
     if (slot->state.load(std::memory_order_acquire) == 0) return;  // nor any behind it
     queue_empty_cell(queue, *reinterpret_cast<QueueCell*>(slot->value()));
@@ -121,18 +133,19 @@ QueueHeader& queue_create(std::byte* memory, const QueueShape& shape, std::size_
   const std::uint64_t behind = address(memory) + sizeof(QueueHeader) + extra;
   if (shape.bound != 0) {
     queue.ring = (behind + kCacheLine - 1) & ~std::uint64_t{kCacheLine - 1};
-    at<QueueSegment>(queue.ring)->slots = shape.bound;
+    queue_seal(*at<QueueSegment>(queue.ring), shape.bound, shape.slot_shift, 0);
     return queue;
   }
-  QueueSegment* newest = nullptr;
+  const std::uint64_t slots = slots_in(kFirstBytes, shape.slot_shift);
+  std::uint64_t link = 0;  // on lap 0: the page of the newest
   for (std::size_t i = kFirstSegments; i-- > 0;) {
-    auto* segment = make_segment(page_up(behind) + i * kFirstBytes, kFirstBytes, shape.slot_shift);
-    segment->older = address(newest);
-    newest = segment;
+    auto* segment = at<QueueSegment>(page_up(behind) + i * kFirstBytes);
+    queue_seal(*segment, slots, shape.slot_shift, link);
+    link = queue_page(*segment);
   }
-  newest->end.store(newest->slots, std::memory_order_relaxed);  // shared later, by its own edge
-  const std::uint64_t link = (address(newest) - kArenaBase) / kPageBytes;  // lap 0
-  queue.segments.store(address(newest), std::memory_order_relaxed);
+  // shared later, by its own edge
+  at<QueueSegment>(page_up(behind))->end.store(slots, std::memory_order_relaxed);
+  queue.segments.store(link, std::memory_order_relaxed);
   queue.first.store(link, std::memory_order_relaxed);
   queue.last.store(link, std::memory_order_relaxed);
   queue.oldest.store(link, std::memory_order_relaxed);
@@ -147,10 +160,10 @@ QueueSegment* queue_grow(QueueHeader& queue, std::uint32_t me) {
   extent.front->claim.store(QueueSlot::word(0, me, QueueSlot::kWriting), std::memory_order_relaxed);
   std::uint64_t newest = queue.segments.load(std::memory_order_relaxed);  // a guess
   do {
-    extent.back->older = newest;
+    queue_seal(*extent.back, extent.slots, queue.slot_shift, newest);
     // OBSERVE list: release, pairs with the acquire of who goes through the list.
   } while (!queue.segments.compare_exchange_weak(
-      newest, address(extent.front), std::memory_order_acq_rel, std::memory_order_relaxed));
+      newest, queue_page(*extent.front), std::memory_order_acq_rel, std::memory_order_relaxed));
   return extent.front;
 }
 
@@ -171,13 +184,11 @@ void queue_empty_cell(QueueHeader& queue, QueueCell& cell) noexcept {
 }
 
 void queue_dispose(QueueHeader& queue) noexcept {
-  if (queue.cells != 0) {
-    if (queue.ring != 0) empty_segment(queue, *at<QueueSegment>(queue.ring));
-    // relaxed: nobody else refers to the queue
-    auto* segment = at<QueueSegment>(queue.segments.load(std::memory_order_relaxed));
-    for (; segment != nullptr; segment = at<QueueSegment>(segment->older)) {
-      empty_segment(queue, *segment);
-    }
+  if (queue.cells != 0 && queue.slot_shift == kQueueCellShift) {
+    const QueuePart ring = queue_part(queue.ring, kQueueCellShift, Arena::instance().size());
+    if (ring.segment != nullptr) empty_segment(queue, ring);
+    visit_segments(queue,
+                   [&queue](const QueuePart& part, std::uint64_t) { empty_segment(queue, part); });
   }
   free_list(queue);
   // TAKE cell: acq_rel, as above
@@ -193,6 +204,10 @@ void queue_corrupt(const void* where, std::uint64_t state) {
   throw Corrupt("queue is damaged: the slot at " +
                 std::to_string(reinterpret_cast<std::uintptr_t>(where)) + " has state " +
                 std::to_string(state) + ", owner " + std::to_string(QueueSlot::owner_of(state)));
+}
+
+void queue_lost(std::uint64_t address) {
+  throw Corrupt("queue is damaged: none of its segments is at " + std::to_string(address));
 }
 
 }  // namespace millrace::shm

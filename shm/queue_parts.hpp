@@ -12,6 +12,9 @@
 //   link         {lap:36, page:28}: a segment on one of its laps; never the same twice
 //
 // Laps wrap: they are compared by their distance. Segments of a chain begin at a page.
+//
+// Nobody goes by a word that was damaged: what words name must be a segment, whose constants carry
+// a check of themselves and of where they lie, and is within the arena.
 #pragma once
 
 #include <atomic>
@@ -64,8 +67,8 @@ struct alignas(kCacheLine) QueueSegment {
   std::atomic<std::uint64_t> start;    // how many slots the chain had before this one
   std::atomic<std::uint64_t> end;      // start + slots
   std::atomic<std::uint64_t> drained;  // position: all slots before it are taken and free; a hint
-  std::uint64_t slots;                 // constant
-  std::uint64_t older;                 // address of the next one in the queue's list, constant
+  std::uint64_t slots;                 // how many follow, constant; sealed
+  std::uint64_t older;                 // page of the next in the queue's list, constant; sealed
   std::uint64_t block;                 // address of the memory to free with the list, constant
   // Positions, hints: where consumers and producers begin to look. Stored while a slot is held.
   alignas(kCacheLine) std::atomic<std::uint64_t> head;
@@ -81,8 +84,8 @@ struct QueueHeader {
   std::uint64_t ring;        // a bounded queue's one segment, 0: a chain
   std::uint64_t discard;     // gives the references inside an item back; for the runtime
   // Written now and then.
-  std::atomic<std::uint64_t> segments;  // address of the newest in the list of all of a chain
-  std::atomic<std::uint64_t> spare;     // address of a segment that may be free, 0: none; a hint
+  std::atomic<std::uint64_t> segments;  // page of the newest in the list of all of a chain
+  std::atomic<std::uint64_t> spare;     // page of a segment that may be free, 0: none; a hint
   std::atomic<std::uint64_t> extra;     // address of a block to free with the queue, or 0
   std::atomic<std::uint64_t> scar;      // items taken before this count may have left holes
   // Links of a chain: the first segment that may hold items, for consumers; the one to push to.
@@ -94,6 +97,64 @@ struct QueueHeader {
   alignas(kCacheLine) ParkingSpot room;
 };
 static_assert(sizeof(QueueHeader) == 6 * kCacheLine);
+
+/// Constants of up to 28 bits, with a check of the number and of where it lies.
+constexpr std::uint64_t queue_seal_of(std::uint64_t place) noexcept {
+  return place * 0x9E3779B97F4A7C15ULL >> kQueueLapShift;
+}
+constexpr std::uint64_t queue_sealed(std::uint64_t place, std::uint64_t number) noexcept {
+  return (queue_seal_of(place) ^ number) << kQueueLapShift | number;
+}
+/// False: that is no such constant, or a damaged one.
+constexpr bool queue_unseal(std::uint64_t place, std::uint64_t word,
+                            std::uint64_t& number) noexcept {
+  number = word & kQueueIndexMask;
+  return (word >> kQueueLapShift ^ number) == queue_seal_of(place);
+}
+
+/// A segment, and what its constants said when it was found.
+struct QueuePart {
+  QueueSegment* segment = nullptr;  // none
+  std::uint64_t slots = 0;          // at least one
+
+  QueueSegment* operator->() const noexcept { return segment; }
+  QueueSegment& operator*() const noexcept { return *segment; }
+};
+
+/// Where in the arena a link's segment begins.
+constexpr std::uint64_t queue_address(std::uint64_t link) noexcept {
+  return kArenaBase + (link & kQueueIndexMask) * kPageBytes;
+}
+inline std::uint64_t queue_page(const QueueSegment& segment) noexcept {
+  return (reinterpret_cast<std::uintptr_t>(&segment) - kArenaBase) / kPageBytes;
+}
+/// The segment at an address that was read in shared memory, none if there is none; `reach` is how
+/// many bytes of the arena are mapped here.
+inline QueuePart queue_part(std::uint64_t address, std::uint32_t slot_shift,
+                            std::uint64_t reach) noexcept {
+  if (address - kArenaBase > reach - sizeof(QueueSegment)) [[unlikely]]
+    return {};
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address in the arena
+  QueuePart part{reinterpret_cast<QueueSegment*>(address)};
+  // relaxed: constant. Read once, whatever happens to it
+  const std::uint64_t word = std::atomic_ref(part->slots).load(std::memory_order_relaxed);
+  if (!queue_unseal(address + slot_shift, word, part.slots)) [[unlikely]]
+    return {};
+  return part;
+}
+/// Writes its constants.
+inline void queue_seal(QueueSegment& segment, std::uint64_t slots, std::uint32_t slot_shift,
+                       std::uint64_t older) noexcept {
+  const auto address = reinterpret_cast<std::uintptr_t>(&segment);
+  segment.slots = queue_sealed(address + slot_shift, slots);
+  segment.older = queue_sealed(address, older);
+}
+/// The page of the next one in the list, 0: none. False: that is damaged.
+inline bool queue_older(QueueSegment& segment, std::uint64_t& page) noexcept {
+  // relaxed: constant. Read once, as above
+  const std::uint64_t word = std::atomic_ref(segment.older).load(std::memory_order_relaxed);
+  return queue_unseal(reinterpret_cast<std::uintptr_t>(&segment), word, page);
+}
 
 /// An item of any size, in a slot of a queue with cells.
 struct QueueCell {
@@ -152,5 +213,7 @@ void set_queue_discard(QueueDiscard discard) noexcept;
 
 /// Throws Corrupt naming the place.
 [[noreturn]] void queue_corrupt(const void* where, std::uint64_t state);
+/// The same when a word leads to `address`, where no segment is that belongs there.
+[[noreturn]] void queue_lost(std::uint64_t address);
 
 }  // namespace millrace::shm

@@ -74,17 +74,21 @@ struct QueueScan {
 /// A queue as one process sees it. Cheap to make; owns nothing.
 class QueueRing {
  public:
-  explicit QueueRing(QueueHeader& header) noexcept : q_(header) {}
+  /// `reach`: how many bytes of the arena this process has mapped; it looks at none beyond them.
+  QueueRing(QueueHeader& header, std::uint64_t reach) noexcept
+      : q_(header),
+        slot_shift_(header.slot_shift),
+        ring_(header.ring & ~std::uint64_t{kCacheLine - 1}),
+        reach_(reach) {}
 
   /// Takes a slot to write to as `me`: none when a bounded queue is full, *blocker is then the
   /// owner of the slot in the way, or 0. Throws what queue_grow() throws.
   template <QueueView V>
   RingResult claim_room(V& view, std::uint32_t me, QueueHeld& held, std::uint32_t& blocker) {
-    for (;;) {
+    for (int round = 0; round < kMostRounds; ++round) {
       // OBSERVE link: acquire, pairs with LINK segment: what its preparer wrote.
       const std::uint64_t link = bounded() ? 0 : q_.last.load(std::memory_order_acquire);
-      QueueSegment& segment = bounded() ? ring() : at_page(link);
-      switch (claim_in(view, me, {segment, link}, held, blocker)) {
+      switch (claim_in(view, me, {part_at(link), link}, held, blocker)) {
         case Push::done:
           return RingResult::done;
         case Push::full:
@@ -96,6 +100,7 @@ class QueueRing {
           continue;
       }
     }
+    lost(q_.last.load(std::memory_order_relaxed));  // for the message
   }
   /// The usual claim_room(), without a call: takes the slot at the hint if that is free. False: the
   /// other one decides.
@@ -113,7 +118,7 @@ class QueueRing {
     // OBSERVE deaths: acquire, as in begin() of queue_walk.hpp.
     const std::uint64_t deaths = view.deaths().load(std::memory_order_acquire);
     if (claim_hinted_item(deaths, me, scan, held)) return RingResult::done;
-    for (;;) {
+    for (int round = 0; round < kMostRounds; ++round) {
       Walk walk;
       if (!begin(view, scan, walk)) continue;
       const Pop result = go(view, me, scan, walk, held);
@@ -122,6 +127,7 @@ class QueueRing {
              : result == Pop::none ? RingResult::none
                                    : RingResult::busy;
     }
+    lost(q_.first.load(std::memory_order_relaxed));  // for the message
   }
   /// The usual claim_item(), without a call: takes the item at the hint if nobody has died since
   /// the last walk, `deaths` being how many have. False: the other one decides.
@@ -136,42 +142,34 @@ class QueueRing {
 
   /// How many items there are, at most `most`: exact while nothing moves. Items that are being
   /// written or read are not there.
-  [[nodiscard]] std::uint64_t count(std::uint64_t most) const noexcept;
+  [[nodiscard]] std::uint64_t count(std::uint64_t most) const;
+  /// The most items of a bounded one, else 0.
+  [[nodiscard]] std::uint64_t bound() const { return bounded() ? part_at(0).slots : 0; }
 
   /// Guesses whether there is an item, or room, for one more waiter; never false while nothing
   /// moves and there is.
-  [[nodiscard]] bool maybe_item() const noexcept {
-    // OBSERVE link: as in claim_hinted_item()
-    QueueSegment& segment = bounded() ? ring() : at_page(q_.first.load(std::memory_order_acquire));
-    std::uint64_t p = segment.head.load(std::memory_order_relaxed);  // a hint
-    if ((p & kQueueIndexMask) >= segment.slots && !bounded()) return true;
-    p = wrapped(segment, p);
-    const std::uint64_t seen = slot_at(segment, p).state.load(std::memory_order_relaxed);
-    return QueueSlot::ahead(seen, p >> kQueueLapShift) > 0 ||
-           QueueSlot::tag_of(seen) != QueueSlot::kFree;
-  }
-  [[nodiscard]] bool maybe_room() const noexcept {
-    if (!bounded()) return true;
-    const std::uint64_t p = wrapped(ring(), ring().tail.load(std::memory_order_relaxed));  // a hint
-    const std::uint64_t seen = slot_at(ring(), p).state.load(std::memory_order_relaxed);
-    return QueueSlot::ahead(seen, p >> kQueueLapShift) >= 0;
-  }
+  [[nodiscard]] bool maybe_item() const noexcept;
+  [[nodiscard]] bool maybe_room() const noexcept;
 
  private:
   enum class Push { done, full, at_end, stale };
   enum class Pop { done, none, busy, restart };
   enum class Step { again, on, stop };
 
+  // So often others may be quicker in one call, each time by a segment: words that lead nowhere,
+  // or round in a circle, are damaged.
+  static constexpr int kMostRounds = 1 << 16;
+
   // A segment on one of its laps.
   struct Place {
-    QueueSegment& segment;
+    QueuePart part;
     std::uint64_t link;
   };
 
   // One pop's way through the slots.
   struct Walk {
     static constexpr int kMostPassed = 8;
-    QueueSegment* segment = nullptr;
+    QueuePart part;
     std::uint64_t link = 0;
     std::uint64_t oldest = 0;
     std::uint64_t position = 0;
@@ -181,7 +179,7 @@ class QueueRing {
     int count = 0;
     std::uint32_t owners[kMostPassed];  // of slots passed while being written: nothing later of
                                         // theirs is taken
-    QueueSegment* passed_in = nullptr;  // where the first of them lies
+    QueuePart passed_in;                // where the first of them lies
     std::uint64_t passed_link = 0;
     std::uint64_t passed_at = 0;
 
@@ -190,49 +188,56 @@ class QueueRing {
     }
   };
 
-  [[nodiscard]] bool bounded() const noexcept { return q_.ring != 0; }
-  [[nodiscard]] QueueSegment& ring() const noexcept {
-    return *reinterpret_cast<QueueSegment*>(q_.ring);  // NOLINT(performance-no-int-to-ptr)
+  [[nodiscard]] bool bounded() const noexcept { return ring_ != 0; }
+  // The segment a link names, or the one there is. find(): none if there is none.
+  [[nodiscard]] std::uint64_t address_of(std::uint64_t link) const noexcept {
+    return bounded() ? ring_ : queue_address(link);
   }
-  static QueueSegment& at_page(std::uint64_t link) noexcept {
-    // NOLINTNEXTLINE(performance-no-int-to-ptr): an address in the arena
-    return *reinterpret_cast<QueueSegment*>(kArenaBase + (link & kQueueIndexMask) * kPageBytes);
+  [[nodiscard]] QueuePart find(std::uint64_t link) const noexcept {
+    return queue_part(address_of(link), slot_shift_, reach_);
   }
-  static std::uint64_t page_of(const QueueSegment& segment) noexcept {
-    return (reinterpret_cast<std::uintptr_t>(&segment) - kArenaBase) / kPageBytes;
+  [[nodiscard]] QueuePart part_at(std::uint64_t link) const {
+    const QueuePart part = find(link);
+    if (part.segment == nullptr) [[unlikely]]
+      lost(link);
+    return part;
   }
-  [[nodiscard]] QueueSlot& slot_at(QueueSegment& segment, std::uint64_t position) const noexcept {
-    auto* slots = reinterpret_cast<std::byte*>(&segment + 1);
-    return *reinterpret_cast<QueueSlot*>(slots + ((position & kQueueIndexMask) << q_.slot_shift));
+  [[noreturn]] void lost(std::uint64_t link) const { queue_lost(address_of(link)); }
+  [[nodiscard]] QueueSlot& slot_at(const QueuePart& part, std::uint64_t position) const noexcept {
+    auto* slots = reinterpret_cast<std::byte*>(part.segment + 1);
+    return *reinterpret_cast<QueueSlot*>(slots + ((position & kQueueIndexMask) << slot_shift_));
   }
   // Behind a ring's last slot comes the first one of the next lap.
-  static std::uint64_t wrapped(const QueueSegment& segment, std::uint64_t position) noexcept {
-    return (position & kQueueIndexMask) >= segment.slots ? (position | kQueueIndexMask) + 1
-                                                         : position;
+  static std::uint64_t wrapped(const QueuePart& part, std::uint64_t position) noexcept {
+    return (position & kQueueIndexMask) >= part.slots ? (position | kQueueIndexMask) + 1 : position;
   }
-  [[nodiscard]] std::uint64_t count_at(QueueSegment& segment,
+  [[nodiscard]] std::uint64_t count_at(const QueuePart& part,
                                        std::uint64_t position) const noexcept {
     const std::uint64_t index = position & kQueueIndexMask;
-    if (bounded()) return (position >> kQueueLapShift) * segment.slots + index;
+    if (bounded()) return (position >> kQueueLapShift) * part.slots + index;
     // OBSERVE start: acquire, pairs with the release in prepare(), queue_chain.hpp: constant on
     // this lap, which the caller's link came with or which it checks after this
-    return segment.start.load(std::memory_order_acquire) + index;
+    return part->start.load(std::memory_order_acquire) + index;
+  }
+  // Whether a chain's counts go on from one segment to the next: always while both are on the laps
+  // of the caller's links.
+  [[nodiscard]] bool follows(const QueuePart& next, const QueuePart& part) const noexcept {
+    return count_at(next, 0) == count_at(part, part.slots);
   }
   // Whether a hint is of the link's lap and not behind a chain's segment.
-  [[nodiscard]] bool at_hand(const QueueSegment& segment, std::uint64_t link,
+  [[nodiscard]] bool at_hand(const QueuePart& part, std::uint64_t link,
                              std::uint64_t hint) const noexcept {
     return bounded() ||
-           ((hint ^ link) >> kQueueLapShift == 0 && (hint & kQueueIndexMask) < segment.slots);
+           ((hint ^ link) >> kQueueLapShift == 0 && (hint & kQueueIndexMask) < part.slots);
   }
   // The link of the segment behind `segment`, which is on the lap of `link`; 0: none, or stale.
-  [[nodiscard]] static std::uint64_t next_of(const QueueSegment& segment,
-                                             std::uint64_t link) noexcept {
+  [[nodiscard]] std::uint64_t next_of(const QueueSegment& segment, std::uint64_t link) const {
     // OBSERVE link: acquire, pairs with LINK segment.
     const std::uint64_t next = segment.next.load(std::memory_order_acquire);
     if ((next ^ link) >> kQueueLapShift != 0 || (next & kQueueIndexMask) == 0) return 0;
     // Of a later lap only if the caller's link is stale. OBSERVE link: acquire, before the look
     // that tells (invariant 4).
-    const std::uint64_t lap = at_page(next).next.load(std::memory_order_acquire);
+    const std::uint64_t lap = part_at(next)->next.load(std::memory_order_acquire);
     return (lap & ~kQueueIndexMask) | (next & kQueueIndexMask);
   }
 
@@ -242,28 +247,33 @@ class QueueRing {
   template <QueueView V>
   void extend(V& view, std::uint32_t me, std::uint64_t link);
   template <QueueView V>
-  QueueSegment* take_spare(V& view, std::uint32_t me);
+  QueuePart take_spare(V& view, std::uint32_t me);
   template <QueueView V>
   bool take(V& view, std::uint32_t me, QueueSegment& segment);
-  static void prepare(QueueSegment& segment, std::uint64_t start) noexcept;
-  [[nodiscard]] bool is_retired(const QueueSegment& segment) const noexcept;
-  bool retire_oldest() noexcept;
+  static void prepare(const QueuePart& part, std::uint64_t start) noexcept;
+  [[nodiscard]] bool is_retired(const QueueSegment& segment) const;
+  bool retire_oldest();
+  void retire_all() {
+    for (int i = 0; i < kMostRounds && retire_oldest(); ++i) {
+    }
+  }
 
   template <QueueView V>
   bool begin(V& view, QueueScan& scan, Walk& walk);
-  void begin_again(QueueScan& scan, std::uint64_t head, std::uint64_t oldest) noexcept;
-  void continue_again(QueueScan& scan, Walk& walk) const noexcept;
+  void begin_again(QueueScan& scan, std::uint64_t head, std::uint64_t oldest);
+  void continue_again(QueueScan& scan, Walk& walk) const;
   template <QueueView V>
   Pop go(V& view, std::uint32_t me, QueueScan& scan, Walk& walk, QueueHeld& held);
   template <QueueView V>
   Step consider(V& view, QueueSlot& slot, std::uint64_t seen, Walk& walk);
-  Pop cross(Walk& walk, QueueScan& scan) noexcept;
+  Pop cross(Walk& walk, QueueScan& scan);
   void note_taken(const Walk& walk, QueueScan& scan) noexcept;
   Pop stop(const Walk& walk, QueueScan& scan) const noexcept;
   template <QueueView V>
   bool recover(V& view, QueueSlot& slot, std::uint64_t seen);
   void raise_scar(std::uint64_t count) noexcept;
-  [[nodiscard]] std::uint64_t tail_count() const noexcept;
+  [[nodiscard]] std::uint64_t tail_count() const;
+  bool enter_next(QueuePart& part, std::uint64_t& link, std::uint64_t& p) const;
 
   // A claim waits until its line is here: so it is asked for some slots ahead, where the other side
   // is not close (mpmc_core.hpp).
@@ -271,27 +281,31 @@ class QueueRing {
   static constexpr std::uint32_t kApart = 16;
   void ask_ahead(const QueueSlot& slot, Run run) const noexcept {
     if (++runs[run] > kApart) {
-      __builtin_prefetch(reinterpret_cast<const std::byte*>(&slot) + (8U << q_.slot_shift), 1, 3);
+      __builtin_prefetch(reinterpret_cast<const std::byte*>(&slot) + (8U << slot_shift_), 1, 3);
     }
   }
   static inline constinit thread_local std::uint32_t runs[2] = {0, 0};
 
   QueueHeader& q_;
+  // Constants as they were when this was made, and the arena's.
+  std::uint32_t slot_shift_;
+  std::uint64_t ring_;
+  std::uint64_t reach_;
 };
 
 template <QueueView V>
 QueueRing::Push QueueRing::claim_in(V& view, std::uint32_t me, const Place& place, QueueHeld& held,
                                     std::uint32_t& blocker) {
-  QueueSegment& segment = place.segment;
+  const QueuePart& part = place.part;
   // Relaxed: a hint; an old one is merely slow.
-  std::uint64_t p = segment.tail.load(std::memory_order_relaxed);
+  std::uint64_t p = part->tail.load(std::memory_order_relaxed);
   if (!bounded() && (p ^ place.link) >> kQueueLapShift != 0) return Push::stale;
   for (;;) {
-    if ((p & kQueueIndexMask) >= segment.slots) {
+    if ((p & kQueueIndexMask) >= part.slots) {
       if (!bounded()) return Push::at_end;
-      p = wrapped(segment, p);
+      p = wrapped(part, p);
     }
-    QueueSlot& slot = slot_at(segment, p);
+    QueueSlot& slot = slot_at(part, p);
     const std::uint64_t lap = p >> kQueueLapShift;
     // OBSERVE free: acquire, the last consumer of the slot has read its value.
     std::uint64_t seen = slot.state.load(std::memory_order_acquire);
@@ -302,7 +316,7 @@ QueueRing::Push QueueRing::claim_in(V& view, std::uint32_t me, const Place& plac
                                               std::memory_order_relaxed)) {
         continue;
       }
-      segment.tail.store(p + 1, std::memory_order_relaxed);  // a hint, while the slot is held
+      part->tail.store(p + 1, std::memory_order_relaxed);  // a hint, while the slot is held
       ask_ahead(slot, kPushRun);
       held = {&slot, lap};
       return Push::done;
@@ -325,11 +339,13 @@ QueueRing::Push QueueRing::claim_in(V& view, std::uint32_t me, const Place& plac
                                                                 QueueHeld& held) noexcept {
   // OBSERVE link: as in claim_room().
   const std::uint64_t link = bounded() ? 0 : q_.last.load(std::memory_order_acquire);
-  QueueSegment& segment = bounded() ? ring() : at_page(link);
-  const std::uint64_t hint = segment.tail.load(std::memory_order_relaxed);  // a hint
-  if (!at_hand(segment, link, hint)) return false;
-  const std::uint64_t p = wrapped(segment, hint);
-  QueueSlot& slot = slot_at(segment, p);
+  const QueuePart part = find(link);
+  if (part.segment == nullptr) [[unlikely]]
+    return false;
+  const std::uint64_t hint = part->tail.load(std::memory_order_relaxed);  // a hint
+  if (!at_hand(part, link, hint)) return false;
+  const std::uint64_t p = wrapped(part, hint);
+  QueueSlot& slot = slot_at(part, p);
   const std::uint64_t lap = p >> kQueueLapShift;
   // OBSERVE free: acquire, as in claim_in().
   std::uint64_t seen = slot.state.load(std::memory_order_acquire);
@@ -339,7 +355,7 @@ QueueRing::Push QueueRing::claim_in(V& view, std::uint32_t me, const Place& plac
                                           std::memory_order_acquire, std::memory_order_relaxed)) {
     return false;
   }
-  segment.tail.store(p + 1, std::memory_order_relaxed);  // a hint, while the slot is held
+  part->tail.store(p + 1, std::memory_order_relaxed);  // a hint, while the slot is held
   ask_ahead(slot, kPushRun);
   held = {&slot, lap};
   return true;
@@ -352,11 +368,13 @@ QueueRing::Push QueueRing::claim_in(V& view, std::uint32_t me, const Place& plac
   if (scan.again || deaths != scan.seen) return false;
   // OBSERVE link: as in claim_room().
   const std::uint64_t link = bounded() ? 0 : q_.first.load(std::memory_order_acquire);
-  QueueSegment& segment = bounded() ? ring() : at_page(link);
-  const std::uint64_t hint = segment.head.load(std::memory_order_relaxed);  // a hint
-  if (!at_hand(segment, link, hint)) return false;
-  const std::uint64_t p = wrapped(segment, hint);
-  QueueSlot& slot = slot_at(segment, p);
+  const QueuePart part = find(link);
+  if (part.segment == nullptr) [[unlikely]]
+    return false;
+  const std::uint64_t hint = part->head.load(std::memory_order_relaxed);  // a hint
+  if (!at_hand(part, link, hint)) return false;
+  const std::uint64_t p = wrapped(part, hint);
+  QueueSlot& slot = slot_at(part, p);
   const std::uint64_t lap = p >> kQueueLapShift;
   // OBSERVE slot: as in go().
   std::uint64_t seen = slot.state.load(std::memory_order_acquire);
@@ -366,7 +384,7 @@ QueueRing::Push QueueRing::claim_in(V& view, std::uint32_t me, const Place& plac
                                           std::memory_order_acquire, std::memory_order_relaxed)) {
     return false;
   }
-  segment.head.store(p + 1, std::memory_order_relaxed);  // a hint, while the slot is held
+  part->head.store(p + 1, std::memory_order_relaxed);  // a hint, while the slot is held
   ask_ahead(slot, kPopRun);
   held = {&slot, lap};
   return true;

@@ -13,14 +13,14 @@ bool QueueRing::begin(V& view, QueueScan& scan, Walk& walk) {
   // counts a death. Whoever sees the count sees the owner dead.
   const std::uint64_t deaths = view.deaths().load(std::memory_order_acquire);
   if (bounded()) {
-    walk.segment = &ring();
+    walk.part = part_at(0);
   } else {
     // OBSERVE link: acquire; the oldest one before the first one, which is never behind it.
     walk.oldest = q_.oldest.load(std::memory_order_acquire);
     walk.link = q_.first.load(std::memory_order_acquire);
-    walk.segment = &at_page(walk.link);
+    walk.part = part_at(walk.link);
   }
-  walk.head = walk.segment->head.load(std::memory_order_relaxed);  // a hint
+  walk.head = walk.part->head.load(std::memory_order_relaxed);  // a hint
   if (!bounded() && (walk.head ^ walk.link) >> kQueueLapShift != 0) return false;
   walk.position = walk.head;
   if (deaths != scan.seen) [[unlikely]] {
@@ -33,36 +33,35 @@ bool QueueRing::begin(V& view, QueueScan& scan, Walk& walk) {
 
 // Somebody died: an item that it was reading may lie behind the hints, and one that it was reading
 // a moment ago may be passed by others who do not know yet, up to the tail.
-inline void QueueRing::begin_again(QueueScan& scan, std::uint64_t head,
-                                   std::uint64_t oldest) noexcept {
+inline void QueueRing::begin_again(QueueScan& scan, std::uint64_t head, std::uint64_t oldest) {
   scan.again = true;
   scan.upto = tail_count();
   scan.link = oldest;
   if (bounded()) {
     constexpr std::uint64_t kLap = std::uint64_t{1} << kQueueLapShift;
     scan.from = head >= kLap ? head - kLap : 0;  // further down nothing can be pending
-    scan.upto = std::max(scan.upto, count_at(ring(), head));
+    scan.upto = std::max(scan.upto, count_at(part_at(0), head));
   } else {
     scan.from = oldest & ~kQueueIndexMask;
   }
 }
 
-inline void QueueRing::continue_again(QueueScan& scan, Walk& walk) const noexcept {
+inline void QueueRing::continue_again(QueueScan& scan, Walk& walk) const {
   walk.again = true;
   if (bounded()) {
     walk.position = std::min(scan.from, walk.head);
     return;
   }
-  QueueSegment* from = &at_page(scan.link);
+  QueuePart from = part_at(scan.link);
   // OBSERVE link: acquire
   if ((from->next.load(std::memory_order_acquire) ^ scan.link) >> kQueueLapShift != 0 ||
       is_retired(*from)) {
     scan.link = walk.oldest;
     scan.from = walk.oldest & ~kQueueIndexMask;
-    from = &at_page(scan.link);
+    from = part_at(scan.link);
   }
-  if (count_at(*from, scan.from) >= count_at(*walk.segment, walk.head)) return;
-  walk.segment = from;
+  if (count_at(from, scan.from) >= count_at(walk.part, walk.head)) return;
+  walk.part = from;
   walk.link = scan.link;
   walk.position = scan.from;
   walk.head = from->head.load(std::memory_order_relaxed);  // a hint
@@ -72,22 +71,22 @@ template <QueueView V>
 QueueRing::Pop QueueRing::go(V& view, std::uint32_t me, QueueScan& scan, Walk& walk,
                              QueueHeld& held) {
   for (;;) {
-    if ((walk.position & kQueueIndexMask) >= walk.segment->slots) {
+    if ((walk.position & kQueueIndexMask) >= walk.part.slots) {
       if (bounded()) {
-        walk.position = wrapped(*walk.segment, walk.position);
+        walk.position = wrapped(walk.part, walk.position);
       } else {
         const Pop crossed = cross(walk, scan);
         if (crossed != Pop::done) return crossed;
         continue;
       }
     }
-    QueueSlot& slot = slot_at(*walk.segment, walk.position);
+    QueueSlot& slot = slot_at(walk.part, walk.position);
     const std::uint64_t lap = walk.position >> kQueueLapShift;
     // OBSERVE slot: acquire; pairs with PUBLISH slot, the value may be read after the claim.
     std::uint64_t seen = slot.state.load(std::memory_order_acquire);
     if (QueueSlot::lap_of(seen) == lap && QueueSlot::tag_of(seen) == QueueSlot::kReady &&
         !walk.passed(QueueSlot::owner_of(seen))) {
-      if (walk.count != 0) raise_scar(count_at(*walk.segment, walk.position) + 1);
+      if (walk.count != 0) raise_scar(count_at(walk.part, walk.position) + 1);
       // CLAIM slot: acquire, as OBSERVE slot, also for one that was taken back from the dead.
       if (!slot.state.compare_exchange_strong(seen, QueueSlot::word(lap, me, QueueSlot::kReading),
                                               std::memory_order_acquire,
@@ -136,8 +135,8 @@ QueueRing::Step QueueRing::consider(V& view, QueueSlot& slot, std::uint64_t seen
   if (tag == QueueSlot::kWriting && !walk.passed(owner)) {
     if (walk.count == Walk::kMostPassed) return Step::stop;
     walk.owners[walk.count++] = owner;
-    if (walk.passed_in == nullptr) {
-      walk.passed_in = walk.segment;
+    if (walk.passed_in.segment == nullptr) {
+      walk.passed_in = walk.part;
       walk.passed_link = walk.link;
       walk.passed_at = walk.position;
     }
@@ -146,10 +145,13 @@ QueueRing::Step QueueRing::consider(V& view, QueueSlot& slot, std::uint64_t seen
 }
 
 // To the next segment of a chain. done: the walk goes on there.
-inline QueueRing::Pop QueueRing::cross(Walk& walk, QueueScan& scan) noexcept {
-  const std::uint64_t next = next_of(*walk.segment, walk.link);
+inline QueueRing::Pop QueueRing::cross(Walk& walk, QueueScan& scan) {
+  const std::uint64_t next = next_of(*walk.part, walk.link);
+  const bool goes_on = next == 0 || follows(part_at(next), walk.part);
   // OBSERVE link: acquire; see invariant 4.
   if (q_.oldest.load(std::memory_order_acquire) != walk.oldest) return Pop::restart;
+  if (!goes_on) [[unlikely]]
+    lost(next);
   if (next == 0) {
     scan.blocker = walk.reader;
     return stop(walk, scan);
@@ -163,13 +165,12 @@ inline QueueRing::Pop QueueRing::cross(Walk& walk, QueueScan& scan) noexcept {
     // LINK segment: release, as in queue_chain.hpp; pairs with OBSERVE link.
     q_.first.compare_exchange_strong(expected, next, std::memory_order_acq_rel,
                                      std::memory_order_acquire);
-    while (retire_oldest()) {
-    }
+    retire_all();
     return Pop::restart;
   }
-  walk.segment = &at_page(next);
+  walk.part = part_at(next);
   walk.link = next;
-  walk.head = walk.segment->head.load(std::memory_order_relaxed);  // a hint
+  walk.head = walk.part->head.load(std::memory_order_relaxed);  // a hint
   if ((walk.head ^ next) >> kQueueLapShift != 0) return Pop::restart;
   walk.position = walk.again ? next & ~kQueueIndexMask : walk.head;
   return Pop::done;
@@ -179,9 +180,9 @@ inline QueueRing::Pop QueueRing::cross(Walk& walk, QueueScan& scan) noexcept {
 inline void QueueRing::note_taken(const Walk& walk, QueueScan& scan) noexcept {
   const bool none = walk.count == 0;
   const std::uint64_t next = none ? walk.position + 1 : walk.passed_at;
-  QueueSegment& where = none ? *walk.segment : *walk.passed_in;
-  if (&where == walk.segment && static_cast<std::int64_t>(next - walk.head) > 0) {
-    where.head.store(next, std::memory_order_relaxed);  // a hint
+  const QueuePart& where = none ? walk.part : walk.passed_in;
+  if (where.segment == walk.part.segment && static_cast<std::int64_t>(next - walk.head) > 0) {
+    where->head.store(next, std::memory_order_relaxed);  // a hint
   }
   if (!walk.again) return;
   scan.link = none ? walk.link : walk.passed_link;
@@ -198,7 +199,7 @@ inline QueueRing::Pop QueueRing::stop(const Walk& walk, QueueScan& scan) const n
   if (walk.again) {
     scan.link = walk.link;
     scan.from = walk.position;
-    scan.again = count_at(*walk.segment, walk.position) < scan.upto;
+    scan.again = count_at(walk.part, walk.position) < scan.upto;
   }
   return Pop::none;
 }
@@ -231,67 +232,96 @@ inline void QueueRing::raise_scar(std::uint64_t count) noexcept {
 }
 
 // The count of the first slot that was not claimed by a producer.
-inline std::uint64_t QueueRing::tail_count() const noexcept {
-  for (;;) {
+inline std::uint64_t QueueRing::tail_count() const {
+  for (int round = 0; round < kMostRounds; ++round) {
     // OBSERVE link: acquire
     std::uint64_t link = bounded() ? 0 : q_.last.load(std::memory_order_acquire);
-    QueueSegment* segment = bounded() ? &ring() : &at_page(link);
-    std::uint64_t p = segment->tail.load(std::memory_order_relaxed);  // a hint
+    QueuePart part = part_at(link);
+    std::uint64_t p = part->tail.load(std::memory_order_relaxed);  // a hint
     if (!bounded() && (p ^ link) >> kQueueLapShift != 0) continue;
     for (;; ++p) {
-      if ((p & kQueueIndexMask) >= segment->slots) {
-        const std::uint64_t next = bounded() ? 0 : next_of(*segment, link);
-        if (!bounded() && next == 0) break;
-        if (!bounded()) segment = &at_page(link = next);
-        p = bounded() ? wrapped(*segment, p) : link & ~kQueueIndexMask;
-      }
+      if ((p & kQueueIndexMask) >= part.slots && !enter_next(part, link, p)) break;
       // OBSERVE slot: acquire, only its lap and tag are read
-      const std::uint64_t seen = slot_at(*segment, p).state.load(std::memory_order_acquire);
+      const std::uint64_t seen = slot_at(part, p).state.load(std::memory_order_acquire);
       const std::int64_t ahead = QueueSlot::ahead(seen, p >> kQueueLapShift);
       if (ahead > 1 && bounded()) p += static_cast<std::uint64_t>(ahead - 1) << kQueueLapShift;
       if (ahead < 0 || (ahead == 0 && QueueSlot::tag_of(seen) == QueueSlot::kFree)) break;
     }
-    const std::uint64_t count = count_at(*segment, p);
+    const std::uint64_t count = count_at(part, p);
     // OBSERVE link: a segment that was used again meanwhile has another start.
-    if (bounded() || (segment->next.load(std::memory_order_acquire) ^ link) >> kQueueLapShift == 0)
+    if (bounded() || (part->next.load(std::memory_order_acquire) ^ link) >> kQueueLapShift == 0)
       return count;
   }
+  lost(q_.last.load(std::memory_order_relaxed));  // for the message
 }
 
-inline std::uint64_t QueueRing::count(std::uint64_t most) const noexcept {
+// Behind the last slot of `part`: goes on to the first of the next one, or of the next lap. False:
+// there is none yet, or the link is stale.
+inline bool QueueRing::enter_next(QueuePart& part, std::uint64_t& link, std::uint64_t& p) const {
+  if (bounded()) {
+    p = wrapped(part, p);
+    return true;
+  }
+  const std::uint64_t next = next_of(*part, link);
+  if (next == 0) return false;
+  const QueuePart then = part_at(next);
+  if (!follows(then, part)) return false;
+  part = then;
+  link = next;
+  p = next & ~kQueueIndexMask;
+  return true;
+}
+
+inline std::uint64_t QueueRing::count(std::uint64_t most) const {
   constexpr std::uint64_t kFew = 64;  // so many are looked at, more are subtracted
   const std::uint64_t tail = tail_count();
   // OBSERVE link: acquire
   const std::uint64_t oldest = bounded() ? 0 : q_.oldest.load(std::memory_order_acquire);
   std::uint64_t link = bounded() ? 0 : q_.first.load(std::memory_order_acquire);
-  QueueSegment* segment = bounded() ? &ring() : &at_page(link);
-  std::uint64_t p = segment->head.load(std::memory_order_relaxed);  // a hint
+  QueuePart part = part_at(link);
+  std::uint64_t p = part->head.load(std::memory_order_relaxed);  // a hint
   // SCAR: seq_cst, see raise_scar()
   const std::uint64_t scar = q_.scar.load(std::memory_order_seq_cst);
-  if (scar > count_at(*segment, p)) {  // there may be items behind the hint
-    if (!bounded()) segment = &at_page(link = oldest);
+  if (scar > count_at(part, p)) {  // there may be items behind the hint
+    if (!bounded()) part = part_at(link = oldest);
     constexpr std::uint64_t kLap = std::uint64_t{1} << kQueueLapShift;
     p = !bounded() ? link & ~kQueueIndexMask : p >= kLap ? p - kLap : 0;
   }
   std::uint64_t found = 0;
   for (; found < most; ++p) {
-    if ((p & kQueueIndexMask) >= segment->slots) {
-      const std::uint64_t next = bounded() ? 0 : next_of(*segment, link);
-      if (!bounded() && next == 0) break;
-      if (!bounded()) segment = &at_page(link = next);
-      p = bounded() ? wrapped(*segment, p) : link & ~kQueueIndexMask;
-    }
+    if ((p & kQueueIndexMask) >= part.slots && !enter_next(part, link, p)) break;
     // OBSERVE slot: acquire, only its lap and tag are read
-    const std::uint64_t seen = slot_at(*segment, p).state.load(std::memory_order_acquire);
+    const std::uint64_t seen = slot_at(part, p).state.load(std::memory_order_acquire);
     const std::int64_t ahead = QueueSlot::ahead(seen, p >> kQueueLapShift);
     const QueueSlot::Tag tag = QueueSlot::tag_of(seen);
     if (ahead < 0 || (ahead == 0 && tag == QueueSlot::kFree)) break;
+    if (ahead > 2 && bounded()) p += static_cast<std::uint64_t>(ahead - 2) << kQueueLapShift;
     if (ahead != 0 || tag != QueueSlot::kReady) continue;
-    const std::uint64_t here = count_at(*segment, p);
+    const std::uint64_t here = count_at(part, p);
     if (here >= scar && tail > here + kFew) return std::min(most, found + (tail - here));
     ++found;
   }
   return found;
+}
+
+inline bool QueueRing::maybe_item() const noexcept {
+  // OBSERVE link: as in claim_hinted_item()
+  const QueuePart part = find(bounded() ? 0 : q_.first.load(std::memory_order_acquire));
+  if (part.segment == nullptr) return true;  // whoever looks for it says what is wrong
+  std::uint64_t p = part->head.load(std::memory_order_relaxed);  // a hint
+  if ((p & kQueueIndexMask) >= part.slots && !bounded()) return true;
+  p = wrapped(part, p);
+  const std::uint64_t seen = slot_at(part, p).state.load(std::memory_order_relaxed);
+  return QueueSlot::ahead(seen, p >> kQueueLapShift) > 0 ||
+         QueueSlot::tag_of(seen) != QueueSlot::kFree;
+}
+
+inline bool QueueRing::maybe_room() const noexcept {
+  const QueuePart part = find(0);
+  if (!bounded() || part.segment == nullptr) return true;
+  const std::uint64_t p = wrapped(part, part->tail.load(std::memory_order_relaxed));  // a hint
+  const std::uint64_t seen = slot_at(part, p).state.load(std::memory_order_relaxed);
+  return QueueSlot::ahead(seen, p >> kQueueLapShift) >= 0;
 }
 
 }  // namespace millrace::shm

@@ -178,11 +178,8 @@ bool QueueCalls::is_empty(const shm::ObjectRef& queue) {
 
 bool QueueCalls::is_full(const shm::ObjectRef& queue) {
   const Call call(queue);
-  if (call.state.ring.ring == 0) return call.at_limit();
-  const std::uint64_t bound =
-      // NOLINTNEXTLINE(performance-no-int-to-ptr): an address in the arena
-      reinterpret_cast<const shm::QueueSegment*>(call.state.ring.ring)->slots;
-  return call.ring.count(bound) >= bound;
+  const std::uint64_t bound = call.ring.bound();
+  return bound == 0 ? call.at_limit() : call.ring.count(bound) >= bound;
 }
 
 void QueueCalls::close(const shm::ObjectRef& queue) {

@@ -8,6 +8,7 @@
 
 #include "runtime/channels/queue.hpp"
 #include "runtime/sync/synchronize.hpp"
+#include "shm/arena.hpp"
 #include "shm/object.hpp"
 
 namespace millrace::runtime {
@@ -52,7 +53,7 @@ struct Call {
   explicit Call(const shm::ObjectRef& object)
       : queue(object),
         state(payload_of<QueueState>(object, "Queue")),
-        ring(state.ring),
+        ring(state.ring, shm::Arena::instance().size()),
         deaths(state),
         me(shm::self()) {}
 
@@ -108,7 +109,7 @@ struct Call {
     return shm::wait_until(spot, attempt, policy, timeout.deadline());
   }
 
-  [[nodiscard]] bool at_limit() const noexcept {
+  [[nodiscard]] bool at_limit() const {
     return state.limit != 0 && ring.count(state.limit) >= state.limit;
   }
   bool claim_room(Timeout timeout) {

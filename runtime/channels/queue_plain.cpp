@@ -29,6 +29,10 @@ void copy_plain(std::byte* to, const void* from, std::size_t bytes) noexcept {
   }
 }
 
+QueueRing ring_of(QueueState& state) noexcept {
+  return {state.ring, shm::Arena::instance().size()};
+}
+
 // Not closed, and neither counted nor bounded by more than its slots.
 bool is_usual(const QueueState& state) noexcept {
   // CLOSE queue: acquire, as in check_open() of queue_call.hpp
@@ -58,7 +62,7 @@ bool is_usual(const QueueState& state) noexcept {
 bool put_plain(const shm::ObjectRef& queue, const void* item, Timeout timeout) {
   auto& state = payload_of<QueueState>(queue, "Queue");
   const shm::ProcessId me = shm::self();
-  if (QueueHeld held; is_usual(state) && QueueRing(state.ring).claim_hinted_room(me, held)) {
+  if (QueueHeld held; is_usual(state) && ring_of(state).claim_hinted_room(me, held)) {
     copy_plain(held.slot->value(), item, state.plain_bytes);
     QueueRing::publish(held, me);
     state.ring.items.notify_one();
@@ -73,7 +77,7 @@ bool get_plain(const shm::ObjectRef& queue, void* item, Timeout timeout) {
   // OBSERVE deaths: acquire, as in begin() of queue_walk.hpp.
   const std::uint64_t deaths = shm::process_table_there().deaths().load(std::memory_order_acquire);
   if (QueueHeld held; is_usual(state) &&
-                      QueueRing(state.ring).claim_hinted_item(deaths, me, scan_of(state), held)) {
+                      ring_of(state).claim_hinted_item(deaths, me, scan_of(state), held)) {
     copy_plain(static_cast<std::byte*>(item), held.slot->value(), state.plain_bytes);
     QueueRing::free(held);
     if (state.ring.ring != 0) state.ring.room.notify_one();

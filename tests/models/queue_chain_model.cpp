@@ -76,15 +76,14 @@ struct Suite : rl::test_suite<Suite<Deaths, Slots, Items>, 4> {
       QueueSegment& s = segment(i);
       give(s.claim), give(s.next), give(s.start), give(s.end), give(s.drained);
       give(s.head), give(s.tail);
-      s.slots = Slots;
-      s.older = 0;
+      queue_seal(s, Slots, kSlotShift, 0);
       for (int j = 0; j < kMostSlots; ++j) give(slot(i, j).state);
     }
     g_grown = kFirstSegments;
     for (int i = 1; i < kFirstSegments; ++i) {
-      segment(i - 1).older = reinterpret_cast<std::uint64_t>(&segment(i));
+      queue_seal(segment(i - 1), Slots, kSlotShift, queue_page(segment(i)));
     }
-    cells[q.segments.cell_](RL_INFO) = reinterpret_cast<std::uint64_t>(&segment(0));
+    cells[q.segments.cell_](RL_INFO) = queue_page(segment(0));
     cells[segment(0).end.cell_](RL_INFO) = static_cast<std::uint64_t>(Slots);
     for (auto* link : {&q.first, &q.last, &q.oldest}) cells[link->cell_](RL_INFO) = 2ULL;
   }
@@ -130,7 +129,7 @@ struct Suite : rl::test_suite<Suite<Deaths, Slots, Items>, 4> {
   }
 
   void thread(unsigned me) {
-    QueueRing ring(header());
+    QueueRing ring(header(), kPages * kPageBytes);
     if (me < kProducers) {
       produce(ring, me);
       finished.fetch_add(1, rl::mo_acq_rel, RL_INFO);

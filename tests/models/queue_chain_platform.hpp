@@ -103,6 +103,7 @@ void maybe_die() {
 enum class Field { other, slot, drained, start, tail, next };
 
 // The memory of the queue: its header in the first page, segments from the third on.
+constexpr std::uint64_t kPages = 2 + kSegments;
 std::byte* page(std::uint64_t number) {
   return reinterpret_cast<std::byte*>(kArenaBase + number * kPageBytes);
 }
@@ -195,6 +196,10 @@ void queue_corrupt(const void*, std::uint64_t) {
   RL_ASSERT(!"a state that no rule produces");
   std::abort();
 }
+void queue_lost(std::uint64_t) {
+  RL_ASSERT(!"a link that leads nowhere");
+  std::abort();
+}
 
 // The next of the segments that the list does not have yet, as queue_parts.cpp adds memory.
 int g_grown = 0;
@@ -202,11 +207,13 @@ QueueSegment* queue_grow(QueueHeader& queue, std::uint32_t me) {
   RL_ASSERT(g_grown < kSegments);
   QueueSegment& made = segment(g_grown++);
   made.claim.store(QueueSlot::word(1, me, QueueSlot::kWriting), model::kRelaxed);
+  std::uint64_t slots = 0;
+  queue_unseal(reinterpret_cast<std::uint64_t>(&made) + kSlotShift, made.slots, slots);
   std::uint64_t newest = queue.segments.load(model::kRelaxed);
   do {
-    made.older = newest;
-  } while (!queue.segments.compare_exchange_weak(newest, reinterpret_cast<std::uint64_t>(&made),
-                                                 model::kAcqRel, model::kRelaxed));
+    queue_seal(made, slots, kSlotShift, newest);
+  } while (!queue.segments.compare_exchange_weak(newest, queue_page(made), model::kAcqRel,
+                                                 model::kRelaxed));
   return &made;
 }
 

@@ -72,7 +72,9 @@ class NumberQueue {
     return value;
   }
   [[nodiscard]] std::uint64_t count() const { return ring().count(~std::uint64_t{0}); }
-  [[nodiscard]] QueueRing ring() const { return QueueRing(*header_); }
+  [[nodiscard]] QueueRing ring() const {
+    return {*header_, Arena::instance().size()};
+  }
   [[nodiscard]] QueueHeader& header() const { return *header_; }
 
  private:

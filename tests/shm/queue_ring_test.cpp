@@ -259,5 +259,46 @@ TEST(QueueRingDamage, AStateThatNoRuleProducesIsCorrupt) {
   EXPECT_THROW((void)queue.ring().claim_item(view, 2, scan, held), Corrupt);
 }
 
+// A producer that is slow keeps the walk from passing segments for good.
+TEST(QueueRingDamage, AChainThatLeadsRoundInACircleIsCorrupt) {
+  QueueDeathsView view;
+  QueueScan scan;
+  NumberQueue queue(0, 7);
+  (void)queue.begin_push(view, 3, 0);
+  const std::uint64_t first = queue.header().first.load();
+  std::uint64_t pushed = 0;
+  for (int segments = 1; segments < 3; ++pushed) {
+    const std::uint64_t last = queue.header().last.load();
+    ASSERT_TRUE(queue.push(view, 1, pushed));
+    if (queue.header().last.load() != last) ++segments;
+  }
+  const std::uint64_t last = queue.header().last.load();
+  while (queue.pop(view, 2, scan)) --pushed;
+  ASSERT_EQ(pushed, 0U);
+  while (queue.header().last.load() == last) {
+    ASSERT_TRUE(queue.push(view, 1, 0));
+    ASSERT_TRUE(queue.pop(view, 2, scan));
+  }
+  reinterpret_cast<QueueSegment*>(queue_address(last))->next.store(first);
+  EXPECT_THROW((void)queue.pop(view, 2, scan), Corrupt);
+}
+
+TEST(QueueRingDamage, AWordThatLeadsNowhereIsCorrupt) {
+  QueueDeathsView view;
+  QueueScan scan;
+  QueueHeld held;
+  std::uint32_t blocker = 0;
+  NumberQueue queue(0, 7);
+  const std::uint64_t lost = Arena::instance().size() / kPageBytes;  // behind the last page
+  for (const std::uint64_t page : {lost, std::uint64_t{0}, kQueueIndexMask}) {
+    queue.header().first.store(page);
+    queue.header().last.store(page);
+    EXPECT_THROW((void)queue.ring().claim_item(view, 2, scan, held), Corrupt);
+    EXPECT_THROW((void)queue.ring().claim_room(view, 1, held, blocker), Corrupt);
+    EXPECT_THROW((void)queue.count(), Corrupt);
+    EXPECT_TRUE(queue.ring().maybe_item());
+  }
+}
+
 }  // namespace
 }  // namespace millrace::shm
