@@ -12,6 +12,7 @@
 
 #include "runtime/pool/carriers.hpp"
 #include "shm/stream_copy.hpp"
+#include "shm/task_ring.hpp"
 
 namespace millrace::runtime {
 namespace {
@@ -40,10 +41,13 @@ void carry(void* to, const void* from, std::size_t bytes, std::uint64_t whole) n
 }
 
 /// Where `bytes` of payload go in `out`, in memory with `reply` bytes free behind them: a payload
-/// that found its place before the reply was known of would be moved to a larger one.
+/// that found its place before the reply was known of would be moved to a larger one. Where both
+/// fit the line of the task they need no other.
 std::byte* payload(wire::Writer& out, std::size_t bytes, std::size_t reply) {
   constexpr std::size_t kPadding = 64;  // the reply begins at a cache line
+  constexpr std::size_t kInLine = shm::TaskSlot::kInlineBytes;
   const std::size_t before = out.size();
+  if (before + bytes <= kInLine && reply <= kInLine) return out.extend(bytes);
   out.extend(bytes + kPadding + reply);
   out.revert(before);
   return out.extend(bytes);

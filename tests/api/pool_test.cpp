@@ -1,9 +1,12 @@
 // Pool: apply, map and starmap, as PYTHON.md O01-O14 and O22 and CPython's _TestPool have them.
+#include <signal.h>
+
 #include <array>
 #include <deque>
 #include <list>
 #include <map>
 #include <memory>
+#include <millrace/arena.hpp>
 #include <millrace/context.hpp>
 #include <millrace/pool.hpp>
 #include <set>
@@ -118,6 +121,35 @@ TEST_P(Pool, MapIsCompleteWithEveryChunksize) {
     ASSERT_EQ(pool.map(square, items, {.chunksize = mp::automatic}), apply_here(square, items));
     ASSERT_EQ(pool.map(twice, texts, {.chunksize = mp::automatic}), apply_here(twice, texts));
     ASSERT_EQ(pool.map(square, items, std::numeric_limits<long>::max()), apply_here(square, items));
+  }
+}
+
+// Items and results that share the line of a task with it, and those that just do not.
+TEST_P(Pool, PiecesAroundTheLengthOfALineAreWhole) {
+  using Wide = std::array<int, 11>;
+  mp::Pool pool(workers());
+  const std::vector<int> small = numbers(50);
+  const auto widen = [](int x) { return Wide{x, 0, 0, 0, 0, 0, 0, 0, 0, 0, -x}; };
+  const auto narrow = [](const Wide& w) { return w.front() + w.back() + w.front(); };
+  const auto picky = [](int x) { return x == 40 ? throw mp::ValueError("not 40") : x; };
+  const mp::shared_array<int> lives(1);
+  const auto mortal = [lives](int x) {
+    if (x == 17 && lives[0]-- > 0) ::raise(SIGKILL);
+    return x * x;
+  };
+  const std::vector<Wide> wide = apply_here(widen, small);
+  for (int chunk = 1; chunk <= 12; ++chunk) {
+    EXPECT_EQ(pool.map(square, small, chunk), apply_here(square, small)) << chunk;
+    EXPECT_EQ(pool.map(widen, small, chunk), wide) << chunk;
+    EXPECT_EQ(pool.map(narrow, wide, chunk), small) << chunk;
+    EXPECT_THROW(pool.map(picky, small, chunk), mp::ValueError) << chunk;
+    std::vector<int> into(small.size());
+    pool.map_into(square, small, into, {.chunksize = chunk});
+    EXPECT_EQ(into, apply_here(square, small)) << chunk;
+    lives[0] = 1;
+    EXPECT_EQ(pool.map(mortal, small, {.chunksize = chunk, .retries = 1}),
+              apply_here(square, small))
+        << chunk;
   }
 }
 
