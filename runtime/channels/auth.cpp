@@ -8,7 +8,9 @@
 #include <array>
 #include <memory>
 #include <millrace/errors.hpp>
+#include <mutex>
 
+#include "runtime/base/fork_mutex.hpp"
 #include "runtime/base/random.hpp"
 
 namespace millrace::runtime {
@@ -51,8 +53,13 @@ struct MacEnd {
 };
 using Mac = std::unique_ptr<EVP_MAC_CTX, MacEnd>;
 
+// Held while OpenSSL initialises itself and looks things up under locks of its own, which a child
+// of a fork just then would find locked for ever.
+ForkMutex g_lookup{ForkMutex::Level::names};
+
 // Null when this OpenSSL has no such digest (MD5 under FIPS).
 Mac make_mac(const Digest& digest) {
+  const std::lock_guard guard(g_lookup);
   static EVP_MAC* const kind = ::EVP_MAC_fetch(nullptr, "HMAC", nullptr);
   Mac made(kind == nullptr ? nullptr : ::EVP_MAC_CTX_new(kind));
   if (made == nullptr) return {};
