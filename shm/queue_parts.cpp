@@ -167,20 +167,32 @@ QueueSegment* queue_grow(QueueHeader& queue, std::uint32_t me) {
   return extent.front;
 }
 
+std::span<std::byte> queue_item(QueueCell& cell, std::uint64_t word) noexcept {
+  const bool here = (word & QueueCell::kHere) != 0;
+  std::byte* const bytes = here ? cell.here() : QueueCell::block(word);
+  // relaxed: ordered by the word. Read once
+  const std::uint64_t size = std::atomic_ref(cell.bytes).load(std::memory_order_relaxed);
+  const std::uint64_t most = here ? kQueueCellBytes
+                             : Arena::contains(bytes)
+                                 ? kArenaBase + Arena::instance().size() - address(bytes)
+                                 : 0;
+  if (size > most) return {};
+  return {bytes, size};
+}
+
 void queue_empty_cell(QueueHeader& queue, QueueCell& cell) noexcept {
   // TAKE cell: acq_rel, pairs with the release of who wrote it. Taken first, so that whoever goes
   // on after a death in here frees nothing twice; what this one held is lost then.
   const std::uint64_t word = cell.word.exchange(0, std::memory_order_acq_rel);
   if (word == 0) return;
-  const bool here = (word & QueueCell::kHere) != 0;
-  std::byte* bytes = here ? cell.here() : QueueCell::block(word);
-  if (!here && !Arena::contains(bytes)) return;
+  const std::span<std::byte> item = queue_item(cell, word);
+  if (item.data() == nullptr) return;
   if ((word & QueueCell::kReferences) != 0) {
     // OBSERVE hook: acquire, pairs with set_queue_discard()
     const QueueDiscard discard = discard_hook.load(std::memory_order_acquire);
-    if (discard != nullptr) discard(queue.discard, bytes, cell.bytes);
+    if (discard != nullptr) discard(queue.discard, item.data(), item.size());
   }
-  if (!here) Arena::instance().deallocate(bytes);
+  if ((word & QueueCell::kHere) == 0) Arena::instance().deallocate(item.data());
 }
 
 void queue_dispose(QueueHeader& queue) noexcept {

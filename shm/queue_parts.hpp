@@ -20,6 +20,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "shm/layout.hpp"
 #include "shm/parking.hpp"
@@ -204,6 +205,8 @@ QueueSegment* queue_grow(QueueHeader& queue, std::uint32_t me);
 /// For a queue that nobody refers to: gives back what its items refer to, and all memory but its
 /// own. Interrupted by a death it may be called again.
 void queue_dispose(QueueHeader& queue) noexcept;
+/// What a cell with this word holds; none where it would lie neither in the slot nor in the arena.
+std::span<std::byte> queue_item(QueueCell& cell, std::uint64_t word) noexcept;
 /// Gives back what a cell holds, and empties it.
 void queue_empty_cell(QueueHeader& queue, QueueCell& cell) noexcept;
 

@@ -49,18 +49,14 @@ struct Taken {
 };
 
 void read_cell(QueueCell& cell, std::uint64_t word, ItemReader read, void* to) {
-  const bool here = (word & QueueCell::kHere) != 0;
-  const std::byte* bytes = here ? cell.here() : QueueCell::block(word);
-  const std::uint64_t size = cell.bytes;
-  const bool fits =
-      here ? size <= shm::kQueueCellBytes
-           : shm::Arena::contains(bytes) && size != 0 && shm::Arena::contains(bytes + size - 1);
-  if (!fits) {
-    throw Corrupt("queue is damaged: an item of " + std::to_string(size) + " bytes at " +
-                  std::to_string(reinterpret_cast<std::uintptr_t>(bytes)));
+  const std::span<const std::byte> item = shm::queue_item(cell, word);
+  if (item.data() == nullptr) {
+    throw Corrupt("queue is damaged: its cell at " +
+                  std::to_string(reinterpret_cast<std::uintptr_t>(&cell)) + " holds no item");
   }
   const bool counted = (word & QueueCell::kReferences) != 0;
-  wire::Reader in(bytes, size, counted ? wire::References::borrow : wire::References::take);
+  wire::Reader in(item.data(), item.size(),
+                  counted ? wire::References::borrow : wire::References::take);
   read(to, in);
 }
 
