@@ -197,7 +197,8 @@ void queue_empty_cell(QueueHeader& queue, QueueCell& cell) noexcept {
 
 void queue_dispose(QueueHeader& queue) noexcept {
   if (queue.cells != 0 && queue.slot_shift == kQueueCellShift) {
-    const QueuePart ring = queue_part(queue.ring, kQueueCellShift, Arena::instance().size());
+    const QueuePart ring = queue_part(queue.ring & ~std::uint64_t{kCacheLine - 1}, kQueueCellShift,
+                                      Arena::instance().size());
     if (ring.segment != nullptr) empty_segment(queue, ring);
     visit_segments(queue,
                    [&queue](const QueuePart& part, std::uint64_t) { empty_segment(queue, part); });
