@@ -122,7 +122,7 @@ std::size_t SocketEnd::receive_first(Turn& turn, Pause& pause, std::span<std::by
 
 // Asleep in the receiving itself, where that can be: close() ends it, SIGINT could not.
 void SocketEnd::await_message(Pause& pause) {
-  if (memory_.get() >= 0 && await_peer()) return;
+  if (await_peer()) return;
   if (ahead_ == nullptr || shm::interrupts_enabled()) {
     pause.between_messages(POLLIN, Timeout::Clock::time_point::max());
   } else {
@@ -131,7 +131,8 @@ void SocketEnd::await_message(Pause& pause) {
   check_open();
 }
 
-// A peer on this host: what it sends may be here before this thread were asleep.
+// What the peer sends may be here before this thread were asleep and awake again, of whatever
+// library it is. One that is slow or far away is soon waited for asleep.
 bool SocketEnd::await_peer() noexcept {
   return receive_patience_.wait([this] {
     return ahead_ != nullptr ? fill(Waits::no) : something_came(socket_.get());
