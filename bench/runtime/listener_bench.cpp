@@ -10,6 +10,7 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 #include <millrace/millrace.hpp>
 #include <string>
 #include <thread>
@@ -199,14 +200,38 @@ void add_peers(bench::Suite& suite, Pairs& pairs) {
   add("blocks 1 MiB", "MiB/s", {kBlocks, kMiB, false}, Better::higher);
 }
 
+// A CPython that calls millrace and one that calls CPython.
+struct Callers {
+  Server server;
+  Python listener{"listen", ""};
+  Python theirs{"call", listener.line()};
+  Python ours{"call", server.address().repr()};
+};
+
+// Those who answer on the second cpu, those who call on `cpu`.
+struct PlacedCallers {
+  explicit PlacedCallers(int cpu) {
+    {
+      const Pinned those_who_answer(1);
+      server = std::make_unique<Server>();
+      listener = std::make_unique<Python>("listen", "");
+    }
+    const Pinned who_calls(cpu);
+    theirs = std::make_unique<Python>("call", listener->line());
+    ours = std::make_unique<Python>("call", server->address().repr());
+  }
+  std::unique_ptr<Server> server;
+  std::unique_ptr<Python> listener, theirs, ours;
+};
+
 int main(int argc, char** argv) {
   Pairs pairs = make_pairs();
-  const Server for_python;
+  PlacedCallers on_two(0);
+  PlacedCallers on_one(1);
+  Callers callers;
+  Python& theirs = callers.theirs;
+  Python& ours = callers.ours;
   const Server for_us;
-  Python listener("listen", "");
-  std::string address = listener.line();
-  Python theirs("call", address);
-  Python ours("call", for_python.address().repr());
   const mp::Connection connection = mp::connection::Client(for_us.address(), {.authkey = kKey});
   Python for_callers("listen", "");
   const std::string text = for_callers.line();  // 'PATH' and a newline
@@ -215,20 +240,28 @@ int main(int argc, char** argv) {
 
   using bench::Better;
   bench::Suite suite("listener");
-  const auto add = [&](const std::string& name, const std::string& unit, const std::string& what,
-                       int count, std::size_t size, double scale) {
+  const auto beside = [&](const std::string& name, const std::string& unit, const std::string& what,
+                          int count, std::size_t size, double scale, Python& to_us,
+                          Python& to_them) {
     suite.measure(
-        name, [&ours, what, count, size, scale] { return scale / ours.run(what, count, size); });
-    suite.measure("CPython " + name, [&theirs, what, count, size, scale] {
-      return scale / theirs.run(what, count, size);
+        name, [&to_us, what, count, size, scale] { return scale / to_us.run(what, count, size); });
+    suite.measure("CPython " + name, [&to_them, what, count, size, scale] {
+      return scale / to_them.run(what, count, size);
     });
     suite.row({name + ", from CPython to millrace, to CPython", unit, name, "CPython " + name, 1,
                Better::higher});
   };
-  add("stream 64 B", "kmessages/s", "stream_to", 20'000, 64, 20);
-  add("stream 1 MiB", "MiB/s", "stream_to", 200, std::size_t{1} << 20U, 200);
-  add("echo 64 B", "kround trips/s", "echo_with", 2000, 64, 2);
-  add("echo 1 MiB", "MiB/s", "echo_with", 100, std::size_t{1} << 20U, 100);
+  // Small ones depend on where the kernel has put the four processes.
+  const auto add_small = [&](const std::string& where, Python& to_us, Python& to_them) {
+    beside("stream 64 B" + where, "kmessages/s", "stream_to", 20'000, 64, 20, to_us, to_them);
+    beside("echo 64 B" + where, "kround trips/s", "echo_with", 2000, 64, 2, to_us, to_them);
+  };
+  add_small("", ours, theirs);
+  add_small(", each pair on one cpu", *on_one.ours, *on_one.theirs);
+  add_small(", each pair on two cpus", *on_two.ours, *on_two.theirs);
+  constexpr std::size_t kMiB = std::size_t{1} << 20U;
+  beside("stream 1 MiB", "MiB/s", "stream_to", 200, kMiB, 200, ours, theirs);
+  beside("echo 1 MiB", "MiB/s", "echo_with", 100, kMiB, 100, ours, theirs);
   constexpr int kCalls = 300;
   suite.measure("calls",
                 [&] { return kCalls / seconds_of_calls(connection, for_us.address(), kCalls); });
