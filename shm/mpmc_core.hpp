@@ -8,9 +8,10 @@
 // and the value. `head` and `tail` are hints only, stored while a slot is held, hence never more
 // than a lap old.
 //
-// Only one line of each 128 bytes is used, and lines are visited in strides: a cpu that walks
-// through neighbouring lines is given the next ones unasked, and takes them from whoever is just
-// writing them. Either measure alone does not help. A line's slots are visited one after the other.
+// Only one line of each 128 bytes is used, unless a slot is longer; lines are visited in strides:
+// a cpu that walks through neighbouring lines is given the next ones unasked, and takes them from
+// whoever is just writing them. Either measure alone does not help. A line's slots are visited one
+// after the other.
 //
 //   FREE(lap) --claim--> WRITING(lap, producer) --publish--> READY(lap, producer)
 //        ^                       |dead: FREE(lap+1)                |claim

@@ -214,6 +214,28 @@ void queue_empty_cell(QueueHeader& queue, QueueCell& cell) noexcept;
 using QueueDiscard = void (*)(std::uint64_t discard, std::byte* bytes, std::size_t size) noexcept;
 void set_queue_discard(QueueDiscard discard) noexcept;
 
+/// How often one call may begin again without getting any further along the chain: words that lead
+/// nowhere, or round in a circle, are damaged.
+class QueueRounds {
+ public:
+  static constexpr int kMost = 1 << 16;
+
+  /// One more, which begins at this segment; false: too many. However often others are quicker, by
+  /// a segment each time, its place in the chain grows, as it does on a way through many.
+  bool lead_on(const QueuePart& part) noexcept {
+    const std::uint64_t start = part->start.load(std::memory_order_relaxed);  // a hint
+    if (start > furthest_) {
+      furthest_ = start;
+      in_vain_ = 0;
+    }
+    return in_vain_++ < kMost;
+  }
+
+ private:
+  std::uint64_t furthest_ = 0;
+  int in_vain_ = 0;
+};
+
 /// Throws Corrupt naming the place.
 [[noreturn]] void queue_corrupt(const void* where, std::uint64_t state);
 /// The same when a word leads to `address`, where no segment is that belongs there.

@@ -85,10 +85,13 @@ class QueueRing {
   /// owner of the slot in the way, or 0. Throws what queue_grow() throws.
   template <QueueView V>
   RingResult claim_room(V& view, std::uint32_t me, QueueHeld& held, std::uint32_t& blocker) {
-    for (int round = 0; round < kMostRounds; ++round) {
+    for (QueueRounds rounds;;) {
       // OBSERVE link: acquire, pairs with LINK segment: what its preparer wrote.
       const std::uint64_t link = bounded() ? 0 : q_.last.load(std::memory_order_acquire);
-      switch (claim_in(view, me, {part_at(link), link}, held, blocker)) {
+      const QueuePart part = part_at(link);
+      if (!rounds.lead_on(part)) [[unlikely]]
+        lost(link);
+      switch (claim_in(view, me, {part, link}, held, blocker)) {
         case Push::done:
           return RingResult::done;
         case Push::full:
@@ -100,7 +103,6 @@ class QueueRing {
           continue;
       }
     }
-    lost(q_.last.load(std::memory_order_relaxed));  // for the message
   }
   /// The usual claim_room(), without a call: takes the slot at the hint if that is free. False: the
   /// other one decides.
@@ -118,16 +120,18 @@ class QueueRing {
     // OBSERVE deaths: acquire, as in begin() of queue_walk.hpp.
     const std::uint64_t deaths = view.deaths().load(std::memory_order_acquire);
     if (claim_hinted_item(deaths, me, scan, held)) return RingResult::done;
-    for (int round = 0; round < kMostRounds; ++round) {
+    for (QueueRounds rounds;;) {
       Walk walk;
-      if (!begin(view, scan, walk)) continue;
+      const bool begun = begin(view, scan, walk);
+      if (!rounds.lead_on(walk.part)) [[unlikely]]
+        lost(walk.link);
+      if (!begun) continue;
       const Pop result = go(view, me, scan, walk, held);
       if (result == Pop::restart) continue;
       return result == Pop::done   ? RingResult::done
              : result == Pop::none ? RingResult::none
                                    : RingResult::busy;
     }
-    lost(q_.first.load(std::memory_order_relaxed));  // for the message
   }
   /// The usual claim_item(), without a call: takes the item at the hint if nobody has died since
   /// the last walk, `deaths` being how many have. False: the other one decides.
@@ -155,10 +159,6 @@ class QueueRing {
   enum class Push { done, full, at_end, stale };
   enum class Pop { done, none, busy, restart };
   enum class Step { again, on, stop };
-
-  // So often others may be quicker in one call, each time by a segment: words that lead nowhere,
-  // or round in a circle, are damaged.
-  static constexpr int kMostRounds = 1 << 16;
 
   // A segment on one of its laps.
   struct Place {
@@ -254,7 +254,7 @@ class QueueRing {
   [[nodiscard]] bool is_retired(const QueueSegment& segment) const;
   bool retire_oldest();
   void retire_all() {
-    for (int i = 0; i < kMostRounds && retire_oldest(); ++i) {
+    for (int i = 0; i < QueueRounds::kMost && retire_oldest(); ++i) {
     }
   }
 

@@ -24,8 +24,8 @@ bool QueueRing::begin(V& view, QueueScan& scan, Walk& walk) {
   if (!bounded() && (walk.head ^ walk.link) >> kQueueLapShift != 0) return false;
   walk.position = walk.head;
   if (deaths != scan.seen) [[unlikely]] {
-    scan.seen = deaths;
     begin_again(scan, walk.head, walk.oldest);
+    scan.seen = deaths;
   }
   if (scan.again) continue_again(scan, walk);
   return true;
@@ -34,8 +34,9 @@ bool QueueRing::begin(V& view, QueueScan& scan, Walk& walk) {
 // Somebody died: an item that it was reading may lie behind the hints, and one that it was reading
 // a moment ago may be passed by others who do not know yet, up to the tail.
 inline void QueueRing::begin_again(QueueScan& scan, std::uint64_t head, std::uint64_t oldest) {
+  const std::uint64_t upto = tail_count();  // throws where words are damaged: before anything else
   scan.again = true;
-  scan.upto = tail_count();
+  scan.upto = upto;
   scan.link = oldest;
   if (bounded()) {
     constexpr std::uint64_t kLap = std::uint64_t{1} << kQueueLapShift;
@@ -233,7 +234,7 @@ inline void QueueRing::raise_scar(std::uint64_t count) noexcept {
 
 // The count of the first slot that was not claimed by a producer.
 inline std::uint64_t QueueRing::tail_count() const {
-  for (int round = 0; round < kMostRounds; ++round) {
+  for (int round = 0; round < QueueRounds::kMost; ++round) {
     // OBSERVE link: acquire
     std::uint64_t link = bounded() ? 0 : q_.last.load(std::memory_order_acquire);
     QueuePart part = part_at(link);

@@ -8,7 +8,7 @@
 namespace millrace::shm {
 namespace {
 
-constexpr std::uint64_t kMagic = 0x31676e697263706dULL;
+constexpr std::uint64_t kMagic = 0x32676e697263706dULL;
 constexpr std::size_t kPrefetchBytes = 1024;
 constexpr std::uint64_t kReadAhead = 8;  // lines asked for before they are read,
 constexpr unsigned kBehind = 8;          // once so many were there at the first look
@@ -91,8 +91,8 @@ SpscRing::Bulk SpscRing::decode(std::uint64_t cell, std::uint64_t tail) const {
 // The consumer writes claims of both tails, then the tails: cursor claim, bulk claim, cursor, bulk.
 // So the bulk tail of a cursor is its claim if the claims are those of that cursor, else the tail.
 SpscRing::Tails SpscRing::tails() const {
-  // A live consumer moves on at most once per message that is still there.
-  const std::uint64_t most = line_count_ * kCellCount + 2;
+  // A live consumer moves on at most once per message that is still there, and once per line.
+  const std::uint64_t most = line_count_ * (kCellCount + 1) + 2;
   for (std::uint64_t tries = 0; tries < most; ++tries) {
     // OBSERVE tail: acquire; whoever sees a cursor sees its claims, and what was read before it may
     // be overwritten.

@@ -18,7 +18,15 @@ namespace millrace::runtime {
 class ForkMutex {
  public:
   /// The order in which locks are taken.
-  enum class Level { pool = 10, context = 15, process = 20, finalizers = 30, names = 40, log = 50 };
+  enum class Level {
+    pool = 10,
+    context = 15,
+    process = 20,
+    finalizers = 30,
+    names = 40,
+    crypto = 45,
+    log = 50
+  };
 
   explicit ForkMutex(Level level) noexcept;
   ForkMutex(const ForkMutex&) = delete;

@@ -6,6 +6,7 @@
 #include <openssl/params.h>
 
 #include <array>
+#include <limits>
 #include <memory>
 #include <millrace/errors.hpp>
 #include <mutex>
@@ -33,6 +34,7 @@ constexpr std::array<Digest, 5> kDigests{{{"md5", "MD5"},
                                           {"sha3_256", "SHA3-256"},
                                           {"sha3_384", "SHA3-384"}}};
 constexpr const Digest* kMd5 = kDigests.data();
+static_assert(kDigests[1].name == "sha256");
 
 constexpr const char* kLegacyRefused =
     "HMAC-MD5, all that CPython before 3.12 knows, is switched off by .legacy_md5=false";
@@ -55,7 +57,7 @@ using Mac = std::unique_ptr<EVP_MAC_CTX, MacEnd>;
 
 // Held while OpenSSL initialises itself and looks things up under locks of its own, which a child
 // of a fork just then would find locked for ever.
-ForkMutex g_lookup{ForkMutex::Level::names};
+ForkMutex g_lookup{ForkMutex::Level::crypto};
 
 // Null when this OpenSSL has no such digest (MD5 under FIPS).
 Mac make_mac(const Digest& digest) {
@@ -73,24 +75,34 @@ Mac make_mac(const Digest& digest) {
 
 // A thread keeps those that it has used: by name, OpenSSL searches its providers several times for
 // each HMAC, which costs four times as much as the HMAC.
-EVP_MAC_CTX* mac_of(const Digest& digest) {
-  static thread_local std::array<Mac, kDigests.size()> all;
-  Mac& mac = all[static_cast<std::size_t>(&digest - kDigests.data())];
-  if (mac == nullptr) mac = make_mac(digest);
-  return mac.get();
+struct KeptMacs {
+  std::array<Mac, kDigests.size()> all;
+  ~KeptMacs();
+};
+thread_local bool t_ended = false;  // what a thread keeps is gone: static objects are destroyed
+KeptMacs::~KeptMacs() { t_ended = true; }
+
+Mac& kept_mac(const Digest& digest) {
+  static thread_local KeptMacs kept;
+  return kept.all[static_cast<std::size_t>(&digest - kDigests.data())];
 }
 
 // Empty when this OpenSSL has no such digest.
-std::string hmac(const Digest& digest, const AuthKey& key, std::string_view message) {
-  EVP_MAC_CTX* const mac = mac_of(digest);
+std::string hmac(const Digest& digest, std::string_view key, std::string_view message) {
+  if (key.size() > static_cast<std::size_t>(std::numeric_limits<int>::max())) {
+    throw ValueError("authkey: a key of " + std::to_string(key.size()) + " bytes is too long");
+  }
+  Mac own;
+  Mac& mac = t_ended ? own : kept_mac(digest);
+  if (mac == nullptr) mac = make_mac(digest);
   std::array<unsigned char, EVP_MAX_MD_SIZE> result{};
   std::size_t size = 0;
   const auto bytes = [](std::string_view text) {
     return reinterpret_cast<const unsigned char*>(text.data());
   };
-  if (mac == nullptr || ::EVP_MAC_init(mac, bytes(key.bytes), key.bytes.size(), nullptr) != 1 ||
-      ::EVP_MAC_update(mac, bytes(message), message.size()) != 1 ||
-      ::EVP_MAC_final(mac, result.data(), &size, result.size()) != 1) {
+  if (mac == nullptr || ::EVP_MAC_init(mac.get(), bytes(key), key.size(), nullptr) != 1 ||
+      ::EVP_MAC_update(mac.get(), bytes(message), message.size()) != 1 ||
+      ::EVP_MAC_final(mac.get(), result.data(), &size, result.size()) != 1) {
     return {};
   }
   return {reinterpret_cast<const char*>(result.data()), size};
@@ -105,6 +117,10 @@ std::string missing(const Digest& digest) {
 }
 
 }  // namespace
+
+std::string hmac_sha256(std::string_view key, std::string_view message) {
+  return hmac(kDigests[1], key, message);
+}
 
 std::optional<AuthKey> auth_key(const std::optional<Bytes>& bytes, bool legacy_md5) {
   if (!bytes) return std::nullopt;
@@ -145,7 +161,7 @@ std::string why_refused(std::string_view challenge, std::string_view response, c
   if (digest == kMd5 && !key.legacy_md5) {
     return "digest received was HMAC-MD5: " + std::string(kLegacyRefused);
   }
-  const std::string expected = hmac(*digest, key, message);
+  const std::string expected = hmac(*digest, key.bytes, message);
   if (expected.empty()) return missing(*digest);
   if (!same(expected, response.substr(head))) {
     return "digest received was wrong: the peer has another authkey";
@@ -171,7 +187,7 @@ std::string response_to(std::string_view challenge, const AuthKey& key) {
     throw AuthenticationError("the peer's challenge wants HMAC-MD5: " +
                               std::string(kLegacyRefused));
   }
-  const std::string proof = hmac(*digest, key, message);
+  const std::string proof = hmac(*digest, key.bytes, message);
   if (proof.empty()) throw AuthenticationError(missing(*digest));
   return legacy ? proof : "{" + std::string(digest->name) + "}" + proof;
 }

@@ -37,6 +37,9 @@ struct AuthKey {
   bool legacy_md5 = true;
 };
 
+/// HMAC-SHA256, 32 bytes; empty where OpenSSL has none. Safe beside a fork of another thread.
+std::string hmac_sha256(std::string_view key, std::string_view message);
+
 /// The key of a Listener or Client; none without one. Throws ValueError for an empty one.
 std::optional<AuthKey> auth_key(const std::optional<Bytes>& bytes, bool legacy_md5);
 

@@ -86,6 +86,7 @@ bool Handshake::receive() {
 }
 
 bool Handshake::look() {
+  if (finished_ || refused_ || lost_) return true;  // what comes now is not the handshake's
   const std::size_t wanted = sure() - got_;
   ssize_t got = 0;
   do {

@@ -40,7 +40,7 @@ class Handshake {
   /// True when something came, be it the end or an error: what there is of the handshake is read,
   /// and advance() goes on with it.
   bool look();
-  /// As far as it goes without blocking, from what look() has found.
+  /// As far as it goes without blocking, from what look() has found and finds.
   State advance();
 
   [[nodiscard]] int fd() const noexcept { return socket_.get(); }

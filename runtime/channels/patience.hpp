@@ -1,12 +1,10 @@
 // Waiting awake for a peer that may answer before this thread were asleep.
 #pragma once
 
-#include <sys/socket.h>
+#include <poll.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
 
 #include "shm/parking.hpp"
@@ -78,10 +76,10 @@ class Patience {
   unsigned skipped_ = 0;
 };
 
-/// Something can be received from a socket, be it the end or an error.
+/// Something can be received from a socket, be it the end or an error, which stays to be received.
 inline bool something_came(int socket) noexcept {
-  std::byte first{};
-  return ::recv(socket, &first, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN;
+  pollfd event{socket, POLLIN, 0};
+  return ::poll(&event, 1, 0) > 0;
 }
 
 }  // namespace millrace::runtime

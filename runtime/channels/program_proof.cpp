@@ -1,11 +1,8 @@
 #include "runtime/channels/program_proof.hpp"
 
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <sys/socket.h>
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <millrace/address.hpp>
@@ -13,6 +10,7 @@
 #include "runtime/base/own_pid.hpp"
 #include "runtime/base/random.hpp"
 #include "runtime/channels/address.hpp"
+#include "runtime/channels/auth.hpp"
 #include "shm/arena.hpp"
 
 namespace millrace::runtime {
@@ -83,18 +81,14 @@ std::string ends_seen_by_server(int socket) {
 std::string program_proof(std::string_view who, std::string_view ends) {
   if (ends.empty()) return {};
   const std::uint64_t key = program_number();
-  const std::string said = std::string(who) + " " + std::string(ends);
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-  unsigned int size = 0;
-  if (::HMAC(::EVP_sha256(), &key, sizeof key, reinterpret_cast<const unsigned char*>(said.data()),
-             said.size(), digest.data(), &size) == nullptr) {
-    return {};
-  }
+  const std::string digest = hmac_sha256({reinterpret_cast<const char*>(&key), sizeof key},
+                                         std::string(who) + " " + std::string(ends));
   static constexpr char kDigits[] = "0123456789abcdef";
   std::string text;
-  for (std::size_t i = 0; i < size; ++i) {
-    text += kDigits[digest[i] >> 4U];
-    text += kDigits[digest[i] & 15U];
+  for (const char each : digest) {
+    const auto byte = static_cast<unsigned char>(each);
+    text += kDigits[byte >> 4U];
+    text += kDigits[byte & 15U];
   }
   return text;
 }

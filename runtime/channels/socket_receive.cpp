@@ -122,7 +122,10 @@ std::size_t SocketEnd::receive_first(Turn& turn, Pause& pause, std::span<std::by
 
 // Asleep in the receiving itself, where that can be: close() ends it, SIGINT could not.
 void SocketEnd::await_message(Pause& pause) {
-  if (!shared().pipe && await_peer()) return;
+  if (!shared().pipe && await_peer()) {
+    if (shm::interrupts_enabled()) shm::BlockingCall().check();
+    return;
+  }
   if (ahead_ == nullptr || shm::interrupts_enabled()) {
     pause.between_messages(POLLIN, Timeout::Clock::time_point::max());
   } else {

@@ -10,6 +10,8 @@
 #include <system_error>
 #include <utility>
 
+#include "shm/above_streams.hpp"
+
 namespace millrace::runtime {
 
 struct Joblog::Header {
@@ -60,7 +62,7 @@ bool read_all(int fd, void* to, std::size_t bytes) {
 Ref<Joblog> Joblog::open(const Job& job) {
   const JobSettings& settings = job.settings();
   const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | (settings.resume ? 0 : O_TRUNC);
-  const int fd = ::open(settings.joblog.c_str(), flags, 0600);
+  const int fd = shm::above_streams(::open(settings.joblog.c_str(), flags, 0600));
   if (fd < 0) fail("open", settings.joblog);
   Ref<Joblog> log(new Joblog(settings.joblog, fd));
   Header header;

@@ -180,6 +180,20 @@ TEST_F(HandshakeTest, NothingIsReadThatNobodyLookedFor) {
   EXPECT_EQ(handshake_->advance(), State::reading);
 }
 
+TEST_F(HandshakeTest, BehindItsEndNothingIsRead) {
+  begin(Side::accepting, 1000);
+  say(framed(response_to(hear(), key_)));
+  say(framed(make_challenge()));
+  hear();
+  hear();
+  say(framed(kWelcome));
+  ASSERT_EQ(state_, State::done);
+  say("the Connection's");
+  handshake_->look();
+  EXPECT_EQ(handshake_->advance(), State::done);
+  EXPECT_EQ(left(), "the Connection's");
+}
+
 TEST_F(HandshakeTest, AnEndIsSeenBehindWhatWasSaid) {
   begin(Side::accepting, 1000);
   say(framed(response_to(hear(), key_)));
