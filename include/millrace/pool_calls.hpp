@@ -3,6 +3,8 @@
 // pool that it belongs to.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <initializer_list>
@@ -206,6 +208,35 @@ class PoolCalls {
                std::integral auto chunksize) {
     return starmap(std::move(f), own(items), chunksize);
   }
+  /// Items that say what they are: {std::pair{1, 2}, ...}.
+  template <class F, class T>
+  auto starmap(F f, std::initializer_list<T> items, const MapOptions& options = {}) {
+    return starmap(std::move(f), own(items), options);
+  }
+  template <class F, class T>
+  auto starmap(F f, std::initializer_list<T> items, const CollectOptions& options) {
+    return starmap(std::move(f), own(items), options);
+  }
+  template <class F, class T>
+  auto starmap(F f, std::initializer_list<T> items, std::integral auto chunksize) {
+    return starmap(std::move(f), own(items), chunksize);
+  }
+  /// {{1, 2}, {3, 4}} for a function that does not say what its arguments are.
+  template <class F, class T, std::size_t Items, std::size_t Each>
+  requires(!wire::HasArguments<F>) auto starmap(F f, const T (&items)[Items][Each],
+                                                const MapOptions& options = {}) {
+    return starmap(std::move(f), own_rows(items), options);
+  }
+  template <class F, class T, std::size_t Items, std::size_t Each>
+  requires(!wire::HasArguments<F>) auto starmap(F f, const T (&items)[Items][Each],
+                                                const CollectOptions& options) {
+    return starmap(std::move(f), own_rows(items), options);
+  }
+  template <class F, class T, std::size_t Items, std::size_t Each>
+  requires(!wire::HasArguments<F>) auto starmap(F f, const T (&items)[Items][Each],
+                                                std::integral auto chunksize) {
+    return starmap(std::move(f), own_rows(items), chunksize);
+  }
 
   // imap, imap_unordered
 
@@ -329,11 +360,27 @@ class PoolCalls {
                      const MapAsyncOptions<StarmapOf<F, wire::arguments_of<F>>>& options = {}) {
     return starmap_async(std::move(f), own(items), options);
   }
+  template <class F>
+  auto starmap_async(F f, std::initializer_list<wire::arguments_of<F>> items,
+                     const CollectAsyncOptions<CollectStarOf<F, wire::arguments_of<F>>>& options) {
+    return starmap_async(std::move(f), own(items), options);
+  }
+  template <class F>
+  auto starmap_async(F f, std::initializer_list<wire::arguments_of<F>> items,
+                     std::integral auto chunksize) {
+    return starmap_async(std::move(f), own(items), chunksize);
+  }
 
  private:
   template <class T>
   static std::vector<wire::travel_t<T>> own(std::initializer_list<T> items) {
     return std::vector<wire::travel_t<T>>(items.begin(), items.end());
+  }
+  template <class T, std::size_t Items, std::size_t Each>
+  static auto own_rows(const T (&items)[Items][Each]) {
+    std::vector<std::array<wire::travel_t<T>, Each>> rows(Items);
+    for (std::size_t i = 0; i < Items; ++i) std::ranges::copy(items[i], rows[i].begin());
+    return rows;
   }
   Self& self() noexcept { return static_cast<Self&>(*this); }
 };

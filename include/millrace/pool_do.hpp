@@ -284,8 +284,10 @@ void Pool::map_into(F f, In&& in, Out&& out, const MapOptions& options) {
     }
   }
   auto results = map(std::move(f), std::forward<In>(in), options);
-  auto to = std::ranges::begin(out);
-  for (auto&& result : results) *to++ = static_cast<R>(std::move(result));
+  auto from = results.begin();  // as many as there are places; said so, a compiler believes it
+  for (auto& place : std::span(std::ranges::data(out), std::ranges::size(out))) {
+    place = static_cast<R>(std::move(*from++));
+  }
 }
 
 template <class F>

@@ -115,6 +115,9 @@ TEST_P(PoolAsync, StarmapAsyncUnpacks) {
   EXPECT_EQ(pool.starmap_async(add, pairs).get(), (std::vector<int>{3, 7}));
   EXPECT_EQ(pool.starmap_async(add, {{1, 2}, {3, 4}}).get(), (std::vector<int>{3, 7}));
   EXPECT_EQ(pool.starmap_async(add, pairs, 1).get(1min), (std::vector<int>{3, 7}));
+  EXPECT_EQ(pool.starmap_async(add, {{1, 2}, {3, 4}}, 2).get(), (std::vector<int>{3, 7}));
+  const auto outcomes = pool.starmap_async(add, {{1, 2}}, {.on_error = mp::collect}).get();
+  EXPECT_EQ(outcomes.at(0).value(), 3);
 }
 
 // O05: the input was read when the call returns

@@ -4,6 +4,7 @@
 #include <array>
 #include <deque>
 #include <list>
+#include <functional>
 #include <map>
 #include <memory>
 #include <millrace/arena.hpp>
@@ -185,6 +186,13 @@ TEST_P(Pool, StarmapUnpacksItsItems) {
   EXPECT_EQ(pool.starmap(join, {{"a", 1}, {"b", 2}}), (std::vector<std::string>{"a1", "b2"}));
   EXPECT_EQ(pool.starmap(join, std::map<std::string, int>{{"k", 1}}),
             std::vector<std::string>{"k1"});
+  EXPECT_EQ(pool.starmap(std::plus<>(), {{1, 2}, {3, 4}, {5, 6}}), sums);
+  EXPECT_EQ(pool.starmap(std::plus<>(), {{1, 2}, {3, 4}, {5, 6}}, 2), sums);
+  EXPECT_EQ(pool.starmap(std::plus<>(), {std::pair{1, 2}, std::pair{3, 4}}, {.chunksize = 1}),
+            (std::vector<int>{3, 7}));
+  const auto tie = [](const auto& a, const auto& b) { return a + b; };
+  EXPECT_EQ(pool.starmap(tie, {{"a", "b"}})[0], "ab");
+  EXPECT_EQ(pool.starmap(tie, {{1, 2}}, {.on_error = mp::collect})[0].value(), 3);
   const auto zeros = pool.starmap(add, std::vector<std::pair<int, int>>(1000));
   EXPECT_EQ(zeros, std::vector<int>(1000));
 }

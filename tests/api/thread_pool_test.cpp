@@ -55,6 +55,12 @@ TEST_P(ThreadPools, EveryOtherCallWorksToo) {
   EXPECT_EQ(pool.apply(add, 1, 2), 3);
   EXPECT_EQ(pool.apply_async(add, 3, 4).get(), 7);
   EXPECT_EQ(pool.starmap(add, {{1, 2}, {3, 4}}), (std::vector<int>{3, 7}));
+  EXPECT_EQ(pool.starmap(std::plus<>(), {{1, 2}, {3, 4}}, 1), (std::vector<int>{3, 7}));
+  EXPECT_EQ(pool.starmap_async(add, {{1, 2}, {3, 4}}, 1).get(), (std::vector<int>{3, 7}));
+  const auto join = [](const std::string& a, const std::string& b) { return a + b; };
+  using Words = std::array<const char*, 2>;
+  EXPECT_EQ(pool.starmap(join, std::vector<Words>{{"a", "b"}}), std::vector<std::string>{"ab"});
+  EXPECT_EQ(pool.starmap(join, {Words{"a", "b"}}), std::vector<std::string>{"ab"});
   EXPECT_EQ(pool.map_async(square, {1, 2, 3}).get(), (std::vector<int>{1, 4, 9}));
   EXPECT_EQ(pool.starmap_async(add, std::vector<std::pair<int, int>>{{1, 2}}).get(),
             std::vector<int>{3});
