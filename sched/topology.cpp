@@ -5,7 +5,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <millrace/errors.hpp>
 #include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
 
 namespace millrace::sched {
 namespace {
@@ -17,6 +21,7 @@ constexpr int kUnknown = 255;
 struct SystemTopology {
   std::mutex mutex;                               // one reader of the machine at a time
   std::atomic<const Topology*> current{nullptr};  // written once under mutex, lives for ever
+  Topology::Relay relay{};                        // written before there are threads
 };
 
 constinit SystemTopology instance;
@@ -28,31 +33,48 @@ const int fork_waits =
     ::pthread_atfork([] { instance.mutex.lock(); }, [] { instance.mutex.unlock(); },
                      [] { instance.mutex.unlock(); });
 
-}  // namespace
+// What another process has read; none, or nothing that hwloc can read.
+std::optional<Topology> relayed(const Topology::Relay& relay) {
+  const std::string xml = relay.take == nullptr ? std::string() : relay.take();
+  if (xml.empty()) return std::nullopt;
+  try {
+    return Topology::from_xml(xml, Origin::this_system);
+  } catch (const ValueError&) {
+    return std::nullopt;
+  }
+}
 
-const Topology& Topology::system() {
-  SystemTopology& state = system_topology();
-  // OBSERVE topology: acquire, pairs with PUBLISH topology.
-  const Topology* known = state.current.load(std::memory_order_acquire);
-  if (known != nullptr) return *known;
+// The first call of system(). True: it was this process that had to read the machine.
+bool read_system(SystemTopology& state) {
   const std::scoped_lock lock(state.mutex);
-  known = state.current.load(std::memory_order_relaxed);  // under the mutex
-  if (known != nullptr) return *known;
+  if (state.current.load(std::memory_order_relaxed) != nullptr) return false;  // under the mutex
   const char* setting = std::getenv("MILLRACE_TOPOLOGY");
   const bool substituted = setting != nullptr && *setting != '\0';
-  known = new Topology(substituted ? from_setting(setting) : load());
+  std::optional<Topology> found = substituted ? std::nullopt : relayed(state.relay);
+  const bool given = found.has_value();
+  if (!given) found = substituted ? Topology::from_setting(setting) : Topology::load();
   // PUBLISH topology: release.
-  state.current.store(known, std::memory_order_release);
-  return *known;
+  state.current.store(new Topology(*std::move(found)), std::memory_order_release);
+  return !given;
 }
 
-void Topology::adopt_system(Topology topology) {
-  SystemTopology& state = system_topology();
-  const std::scoped_lock lock(state.mutex);
-  if (state.current.load(std::memory_order_relaxed) != nullptr) return;  // under the mutex
-  // PUBLISH topology: release.
-  state.current.store(new Topology(std::move(topology)), std::memory_order_release);
+}  // namespace
+
+const Topology* Topology::known() noexcept {
+  // OBSERVE topology: acquire, pairs with PUBLISH topology.
+  return system_topology().current.load(std::memory_order_acquire);
 }
+
+const Topology& Topology::system() {
+  if (const Topology* const there = known()) return *there;
+  SystemTopology& state = system_topology();
+  const bool was_read = read_system(state);
+  const Topology& read = *known();
+  if (was_read && state.relay.offer != nullptr) state.relay.offer(read);
+  return read;
+}
+
+void Topology::set_relay(const Relay& relay) noexcept { system_topology().relay = relay; }
 
 Topology Topology::restricted_to(const CpuSet& cpus) const {
   Topology copy = *this;

@@ -49,9 +49,16 @@ class Topology {
   /// The program's topology: MILLRACE_TOPOLOGY if it is set, else load(); read on first use. A
   /// forked child inherits it.
   static const Topology& system();
-  /// For a child that was not forked: makes `topology`, its parent's, the answer of system(). Only
-  /// before the first call of system(); later calls change nothing.
-  static void adopt_system(Topology topology);
+  /// What system() has read; null: nobody has asked.
+  static const Topology* known() noexcept;
+  /// How processes of a program that are no forks of each other read the machine once for all.
+  struct Relay {
+    std::string (*take)() = nullptr;  ///< export_xml() of one that has read it, "": none has
+    void (*offer)(const Topology& topology) noexcept = nullptr;  ///< had to read it itself
+  };
+  /// For such a process, which may run nothing else yet: system() will ask it first. Not where
+  /// MILLRACE_TOPOLOGY is set.
+  static void set_relay(const Relay& relay) noexcept;
 
   /// The same, of which only `cpus` may be used.
   [[nodiscard]] Topology restricted_to(const CpuSet& cpus) const;

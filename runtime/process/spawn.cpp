@@ -25,6 +25,7 @@
 #include "runtime/process/child_binding.hpp"
 #include "runtime/process/context_state.hpp"
 #include "runtime/process/process_record.hpp"
+#include "runtime/process/shared_topology.hpp"
 #include "shm/arena.hpp"
 #include "shm/reaper.hpp"
 #include "shm/ref_table.hpp"
@@ -183,6 +184,7 @@ SpawnMessage::~SpawnMessage() {
 
 StartBlock* SpawnMessage::place(StartKind kind) {
   if (start_->payload != nullptr) return start_;
+  offer_topology();
   std::vector<KeptReference> kept;
   kept.reserve(content_.kept_count());
   content_.each_kept([&](std::size_t offset, wire::Writer::Drop drop, wire::Writer::Holds holds) {

@@ -24,7 +24,9 @@
 #include "runtime/process/context_state.hpp"
 #include "runtime/process/fork_server.hpp"
 #include "runtime/process/process_record.hpp"
+#include "runtime/process/shared_topology.hpp"
 #include "runtime/process/spawn.hpp"
+#include "sched/topology.hpp"
 #include "shm/arena.hpp"
 #include "shm/reaper.hpp"
 
@@ -110,6 +112,7 @@ StartBlock* find_message(std::string_view text) {
   try {
     g_start = find_message(argument.substr(kPrefix.size()));
     adopt_fd_bag(kBagDescriptors);
+    take_offered_topology();
     // Another copy of the library, in a plugin, must not take it for its own.
     *argv[1] = 0;
     g_spawned_pid = ::getpid();
@@ -202,6 +205,7 @@ void run_message(void* argument) {
     const ZygoteOrders orders = take_zygote_orders(in);
     finish_message(start);
     (void)AffinityMask::initial().apply();  // not its parent's: it binds its workers
+    if (orders.plan.apply_binding) (void)sched::Topology::system();  // once for all of them
     run_zygote(*orders.shared, orders.plan, kPokeDescriptor);
   }
   // As under fork, the object lives until the process ends.

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <millrace/affinity.hpp>
 #include <millrace/context.hpp>
 #include <millrace/pool.hpp>
 #include <millrace/synchronize.hpp>
@@ -76,6 +78,19 @@ TEST_P(SpawnPoolTest, PoolInsideAChild) {  // beyond: workers may have pools
               throw mp::SystemExit(squares[2] + nested);
             }),
             19);
+}
+
+// beyond: hwloc takes seconds on a large node
+TEST_P(SpawnPoolTest, ChildrenAndWorkersAreHandedTheTopology) {
+  const auto packages = [] { return mp::affinity::topology().packages(); };
+  const int here = packages();
+  // What a process would find that read the machine itself.
+  ASSERT_EQ(::setenv("HWLOC_SYNTHETIC", "pack:77 core:1 pu:1", 1), 0);
+  EXPECT_EQ(run_spawned([packages] { throw mp::SystemExit(packages()); }), here);
+  auto pool = spawn().Pool(2);
+  EXPECT_EQ(pool.map([packages](int) { return packages(); }, {1, 2}, 1),
+            (std::vector<int>{here, here}));
+  ::unsetenv("HWLOC_SYNTHETIC");
 }
 
 }  // namespace

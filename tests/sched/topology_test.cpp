@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <millrace/errors.hpp>
+#include <string>
 
 #include "tests/sched/topologies.hpp"
 
@@ -141,8 +143,39 @@ TEST(Topology, BadSettingsAreNamed) {
 
 TEST(Topology, TheSystemTopologyIsReadOnce) {
   EXPECT_EQ(&Topology::system(), &Topology::system());
-  Topology::adopt_system(laptop());  // too late
-  EXPECT_TRUE(Topology::system().is_thissystem());
+  EXPECT_EQ(&Topology::system(), Topology::known());
+}
+
+std::string g_relayed;  // what the relay of these tests has to give
+std::string g_offered;  // and what it got
+constexpr Topology::Relay kRelay{
+    [] { return g_relayed; }, [](const Topology& read) noexcept { g_offered = read.export_xml(); }};
+
+// Ends a process that has read nothing before, with 0 if `is` holds of what it has read now.
+template <class Condition>
+[[noreturn]] void read_by_relay(const std::string& given, Condition is) {
+  g_relayed = given;
+  Topology::set_relay(kRelay);
+  std::_Exit(Topology::known() == nullptr && is(Topology::system()) ? 0 : 1);
+}
+
+TEST(TopologyDeathTest, ARelayIsAskedFirstAndGetsWhatHadToBeRead) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // executed anew
+  const auto ended_well = testing::ExitedWithCode(0);
+  EXPECT_EXIT(read_by_relay(two_nodes_xml(),
+                            [](const Topology& got) {
+                              return got.is_thissystem() && got.nodes().size() == 2 &&
+                                     g_offered.empty();
+                            }),
+              ended_well, "");
+  for (const char* none : {"", "<topology"}) {
+    EXPECT_EXIT(read_by_relay(none,
+                              [](const Topology& got) {
+                                return got.cpus() == Topology::load().cpus() &&
+                                       g_offered == got.export_xml();
+                              }),
+                ended_well, "");
+  }
 }
 
 }  // namespace
