@@ -226,7 +226,14 @@ Object object_of_exception(std::exception_ptr error) {
   return new_exception(parts, std::move(error));
 }
 
+// OSError(2, ...) is a FileNotFoundError: pickles of protocols 0 to 2 name the base.
 Object exception_of_name(Object module, Object name, Object arguments, Object state) {
+  const auto given = Access::node<ItemsNode>(arguments)->span();
+  if (given.size() >= 2 && given.size() <= 5 && name == "OSError") {
+    for (const OsName& each : kOsNames) {
+      if (each.code != EIO && given[0] == each.code) name = text_of(each.name);
+    }
+  }
   Object parts[] = {std::move(module), std::move(name), std::move(arguments), std::move(state)};
   return new_exception(parts, nullptr);
 }

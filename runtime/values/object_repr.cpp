@@ -131,6 +131,22 @@ void put_global(std::string& out, const Object& value) {
   out.append("<class '").append(items[0].str() + "." + items[1].str()).append("'>");
 }
 
+// True for the arguments of an OSError that names a file: {errno, text, file, None, other file}.
+template <class Items>
+bool names_file(std::string_view exception, const Items& arguments) {
+  if (arguments.size() < 3 || arguments.size() > 5 || !is_os_error(exception)) return false;
+  const bool count = exception == "BlockingIOError" && arguments[2].template is<std::int64_t>();
+  return !count && !arguments[2].is_none();
+}
+
+// Python takes the files for no arguments: they are in str() alone.
+Object shown_arguments(const Object& exception) {
+  const Object& arguments = Access::node<ItemsNode>(exception)->items[2];
+  const auto items = Access::node<ItemsNode>(arguments)->span();
+  if (!names_file(exception.type_name(), items)) return arguments;
+  return Object(Tuple{items[0], items[1]});
+}
+
 void put_node(std::string& out, const Object& value, int depth) {
   switch (Access::kind(value)) {
     case Kind::bytes:
@@ -155,7 +171,7 @@ void put_node(std::string& out, const Object& value, int depth) {
       put_complex(out, *Access::node<ComplexNode>(value));
       break;
     case Kind::exception:
-      put_call(out, value.type_name(), Access::node<ItemsNode>(value)->items[2], depth);
+      put_call(out, value.type_name(), shown_arguments(value), depth);
       break;
     case Kind::handle:
       put_handle(out, value);
@@ -171,7 +187,7 @@ void put_node(std::string& out, const Object& value, int depth) {
   }
 }
 
-// str() of an exception: its one argument, or all of them; an OSError's are {errno, text, file}.
+// str() of an exception: its one argument, or all of them.
 std::string exception_text(const Object& value) {
   const Object& arguments = Access::node<ItemsNode>(value)->items[2];
   const auto items = Access::node<ItemsNode>(arguments)->span();
@@ -180,7 +196,9 @@ std::string exception_text(const Object& value) {
   if (items.size() == 1) return name == "KeyError" ? items[0].repr() : items[0].str();
   if (is_os_error(name)) {
     std::string text = "[Errno " + items[0].str() + "] " + items[1].str();
-    if (items.size() > 2 && !items[2].is_none()) text += ": " + items[2].repr();
+    if (!names_file(name, items)) return text;
+    text += ": " + items[2].repr();
+    if (items.size() > 4 && !items[4].is_none()) text += " -> " + items[4].repr();
     return text;
   }
   return arguments.repr();

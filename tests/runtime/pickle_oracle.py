@@ -99,8 +99,14 @@ def long_ones():
             tuple(range(300)), set(range(1500)), [1.5] * 1001, [[]] * 5, bytearray(b"z" * 70000)]  # fmt: skip
 
 
+def about_files():
+    return [OSError(2, "No such file", "/tmp/f"), OSError(18, "cross-device", "a", None, "b"), OSError(5, "io", None),
+            PermissionError(13, "denied", b"raw"), BlockingIOError(11, "again", 5), OSError(9, "bad", 7)]  # fmt: skip
+
+
 def values(seed, count):
     r = random.Random(seed)
+    yield from about_files()
     yield from long_ones()
     for _ in range(count):
         yield value(r, r.choice([0, 1, 2, 3]), [])
