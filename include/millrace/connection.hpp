@@ -206,7 +206,7 @@ class Connection {
   [[nodiscard]] bool readable() const noexcept;  ///< Python: N10
   [[nodiscard]] bool writable() const noexcept;  ///< Python: N11
 
-  /// "<Connection at 0x..., open>".
+  /// "<multiprocessing.connection.Connection object at 0x...>".
   [[nodiscard]] std::string repr() const;
   /// Identity: the same end.
   friend bool operator==(const Connection& a, const Connection& b) noexcept {

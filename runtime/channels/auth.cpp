@@ -17,7 +17,6 @@
 namespace millrace::runtime {
 namespace {
 
-constexpr std::string_view kChallenge = "#CHALLENGE#";
 constexpr std::string_view kSha256 = "{sha256}";
 constexpr std::size_t kNonce = 40;
 constexpr std::string_view kMark = "\x9cmrpeer\x01";  // 32 random bytes follow

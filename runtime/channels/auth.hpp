@@ -28,6 +28,8 @@ namespace millrace::runtime {
 
 /// The longest frame that is received before the peer is known.
 inline constexpr std::size_t kAuthFrame = 256;
+/// How a challenge begins; no pickle begins so.
+inline constexpr std::string_view kChallenge = "#CHALLENGE#";
 inline constexpr std::string_view kWelcome = "#WELCOME#";
 inline constexpr std::string_view kFailure = "#FAILURE#";
 

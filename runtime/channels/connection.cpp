@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "runtime/channels/auth.hpp"
 #include "runtime/channels/connection_end.hpp"
 #include "runtime/values/pickle.hpp"
 #include "runtime/values/pickle_handles.hpp"
@@ -46,6 +47,20 @@ const ValueMessage::State& ValueMessage::state() const noexcept {
   return *std::launder(reinterpret_cast<const State*>(state_));
 }
 
+namespace {
+
+Object value_of_pickle(const FrameBuffer& frame, const PickleLimits& limits) {
+  const std::string_view bytes(reinterpret_cast<const char*>(frame.data()), frame.size());
+  if (bytes.starts_with(kChallenge)) {
+    throw UnpicklingError(
+        "the message is no value but a challenge: the peer wants an authkey, and this end was made "
+        "without one");
+  }
+  return unpickle(bytes, limits);
+}
+
+}  // namespace
+
 ValueMessage::ValueMessage(ConnectionEnd& end) {
   struct Made {  // a constructor that throws destroys nothing by itself
     State* state;
@@ -59,8 +74,7 @@ ValueMessage::ValueMessage(ConnectionEnd& end) {
   if (end.python_wire()) {
     PickleLimits limits;
     limits.handles = end.peer_is_known();
-    all.object =
-        unpickle({reinterpret_cast<const char*>(all.frame.data()), all.frame.size()}, limits);
+    all.object = value_of_pickle(all.frame, limits);
   } else if (kind != FrameKind::value || all.frame.size() < sizeof(ValueHead)) {
     throw TypeError("a message of send_bytes() is no value: receive it by recv_bytes()");
   } else {

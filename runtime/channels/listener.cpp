@@ -16,6 +16,11 @@ runtime::Acceptor::Rules rules_of(const ListenerOptions& options) {
           timeout.infinite() ? std::chrono::nanoseconds::max() : timeout.duration()};
 }
 
+runtime::Acceptor& present(const std::unique_ptr<runtime::Acceptor>& acceptor) {
+  if (!acceptor) throw ValueError("Listener: it was moved from");
+  return *acceptor;
+}
+
 }  // namespace
 
 Listener::Listener(const ListenerOptions& options)
@@ -28,19 +33,24 @@ Listener& Listener::operator=(Listener&& other) noexcept = default;
 Listener::~Listener() = default;
 
 Connection Listener::accept(Timeout timeout) const {
-  runtime::Accepted peer = acceptor_->accept(timeout);
+  runtime::Accepted peer = present(acceptor_).accept(timeout);
   return runtime::socket_connection({.socket = std::move(peer.socket),
                                      .memory = std::move(peer.memory),
                                      .side = runtime::AuthExchange::Side::accepting,
                                      .known = acceptor_->has_key()});
 }
 
-void Listener::close() const noexcept { acceptor_->close(); }
+void Listener::close() const noexcept {
+  if (acceptor_) acceptor_->close();
+}
 
-const Address& Listener::address() const noexcept { return acceptor_->address(); }
+const Address& Listener::address() const noexcept {
+  static const Address none;
+  return acceptor_ ? acceptor_->address() : none;
+}
 
 std::optional<Address> Listener::last_accepted() const {
-  Address last = acceptor_->last_accepted();
+  Address last = present(acceptor_).last_accepted();
   return last.empty() ? std::nullopt : std::optional(std::move(last));
 }
 

@@ -75,6 +75,19 @@ TEST_F(ListenerTest, AClientWithAKeyGivesUpOnASilentListener) {
       TimeoutError);
 }
 
+TEST_F(ListenerTest, AClientWithoutAKeyIsToldThatOneIsWanted) {
+  const Listener listener({.authkey = "key", .handshake_timeout = kPatient});
+  auto accepting = std::async(std::launch::async, [&] { return listener.accept(); });
+  {
+    const Connection there = Client(listener.address());
+    const std::string told = text_of<UnpicklingError>([&] { (void)there.recv(); });
+    EXPECT_NE(told.find("authkey"), std::string::npos) << told;
+  }
+  const Connection honest =
+      Client(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});
+  (void)accepting.get();
+}
+
 TEST_F(ListenerTest, AListenerThatHangsUpIsTheEndOfFile) {
   const Listener listener;
   auto caller = call(listener.address(), {.authkey = "key", .handshake_timeout = kPatient});

@@ -206,6 +206,22 @@ TEST_F(ListenerTest, OnceClosedItSaysSo) {
   }
 }
 
+TEST_F(ListenerTest, OnceMovedFromItSaysSo) {
+  Listener listener;
+  const Address address = listener.address();
+  const Listener other(std::move(listener));
+  EXPECT_EQ(other.address(), address);
+  // NOLINTBEGIN(bugprone-use-after-move): what is asked here
+  EXPECT_THROW(listener.accept(), ValueError);
+  EXPECT_THROW((void)listener.last_accepted(), ValueError);
+  EXPECT_TRUE(listener.address().empty());
+  listener.close();
+  // NOLINTEND(bugprone-use-after-move)
+  auto [here, there] = connected(other);
+  here.send(1);
+  EXPECT_EQ(there.recv<int>(), 1);
+}
+
 TEST_F(ListenerTest, CloseEndsAcceptsThatWait) {
   const Listener listener;
   std::vector<std::future<int>> waiting;
