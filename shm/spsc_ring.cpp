@@ -12,6 +12,7 @@ constexpr std::uint64_t kMagic = 0x32676e697263706dULL;
 constexpr std::size_t kPrefetchBytes = 1024;
 constexpr std::uint64_t kReadAhead = 8;  // lines asked for before they are read,
 constexpr unsigned kBehind = 8;          // once so many were there at the first look
+constexpr std::size_t kUnit = 128;           // of bulk: a line and the one fetched beside it
 constexpr std::size_t kMostKept = 1U << 20;  // of bulk that stays in a cache until its next use
 
 SpscGeometry rounded(const SpscGeometry& wanted) {
@@ -24,11 +25,15 @@ SpscGeometry rounded(const SpscGeometry& wanted) {
   const std::size_t lines =
       std::bit_ceil(wanted.line_count < 2 ? std::size_t{2} : wanted.line_count);
   const std::size_t bulk =
-      std::bit_ceil(wanted.bulk_bytes < 64 ? std::size_t{64} : wanted.bulk_bytes);
+      std::bit_ceil(wanted.bulk_bytes < kUnit ? kUnit : wanted.bulk_bytes);
   return {lines, bulk};
 }
 
-constexpr std::uint64_t up_to_64(std::uint64_t bytes) { return (bytes + 63) & ~std::uint64_t{63}; }
+// Where the next bulk message may begin. Not in the line beside the last one's end: the consumer,
+// reading that, would be given the line which the producer is writing.
+constexpr std::uint64_t up_to_unit(std::uint64_t bytes) {
+  return (bytes + kUnit - 1) & ~std::uint64_t{kUnit - 1};
+}
 
 // Asks for the lines of the block exclusively before they are written.
 inline void prefetch_for_write(const std::byte* from, std::size_t bytes) noexcept {
@@ -81,10 +86,11 @@ void SpscRing::corrupt(const char* what, std::uint64_t value) const {
 
 SpscRing::Bulk SpscRing::decode(std::uint64_t cell, std::uint64_t tail) const {
   const std::uint64_t bytes = cell & ((1ULL << kSizeBits) - 1);
-  const std::uint64_t ahead = ((cell >> kSizeBits) - tail / 64) & kStartMask;
-  const std::uint64_t start = tail + ahead * 64;
+  const std::uint64_t ahead = ((cell >> kSizeBits) - tail / kUnit) & kStartMask;
+  const std::uint64_t start = tail + ahead * kUnit;
   const std::uint64_t offset = start & (bulk_bytes_ - 1);
-  if (ahead * 64 > bulk_bytes_ || bytes > bulk_bytes_ - offset) corrupt("place of a message", cell);
+  const bool inside = ahead * kUnit <= bulk_bytes_ && bytes <= bulk_bytes_ - offset;
+  if (!inside) corrupt("place of a message", cell);
   return {start, bytes};
 }
 
@@ -108,7 +114,7 @@ SpscRing::Tails SpscRing::tails() const {
     // OBSERVE tail: last: nothing of it moved meanwhile.
     if (header_->cursor_tail.load(std::memory_order_acquire) != cursor) continue;
     const std::uint64_t bulk = claimed == cursor ? claim : tail;
-    if (bulk % 64 != 0 || bulk - tail > 2 * bulk_bytes_) corrupt("bulk tail", bulk);
+    if (bulk % kUnit != 0 || bulk - tail > 2 * bulk_bytes_) corrupt("bulk tail", bulk);
     return {cursor, bulk};
   }
   corrupt("line tail", header_->cursor_tail.load(std::memory_order_relaxed));  // for the message
@@ -153,7 +159,7 @@ bool SpscRing::Producer::take_up_line(unsigned first) {
     unsigned cells = 1;
     if (code == kBulkCode) {
       const Bulk bulk = decode(line_->cell[cell_], bulk_head_);
-      bulk_head_ = bulk.start + up_to_64(bulk.bytes);
+      bulk_head_ = bulk.start + up_to_unit(bulk.bytes);
     } else {
       cells = cells_for(code - 1);
     }
@@ -202,7 +208,7 @@ std::byte* SpscRing::Producer::reserve_bulk(std::size_t bytes) {
     throw ValueError("a message of " + std::to_string(bytes) + " bytes is longer than the ring's " +
                      std::to_string(bulk_bytes_));
   }
-  const std::uint64_t size = up_to_64(bytes);
+  const std::uint64_t size = up_to_unit(bytes);
   const std::uint64_t offset = bulk_head_ & (bulk_bytes_ - 1);
   const std::uint64_t start = bulk_head_ + (offset + size > bulk_bytes_ ? bulk_bytes_ - offset : 0);
   if (start + size - seen_bulk_tail_ > bulk_bytes_) {
@@ -215,13 +221,13 @@ std::byte* SpscRing::Producer::reserve_bulk(std::size_t bytes) {
   bulk_start_ = start;
   bulk_reserved_ = bytes;
   std::byte* place = bulk_ + (start & (bulk_bytes_ - 1));
-  prefetch_for_write(place, size < kPrefetchBytes ? size : kPrefetchBytes);
+  prefetch_for_write(place, bytes < kPrefetchBytes ? bytes : kPrefetchBytes);
   return place;
 }
 
 void SpscRing::Producer::commit_bulk(std::size_t bytes, Publish when) noexcept {
-  line_->cell[cell_] = ((bulk_start_ / 64) & kStartMask) << kSizeBits | bytes;
-  bulk_head_ = bulk_start_ + up_to_64(bytes);
+  line_->cell[cell_] = ((bulk_start_ / kUnit) & kStartMask) << kSizeBits | bytes;
+  bulk_head_ = bulk_start_ + up_to_unit(bytes);
   bulk_reserved_ = 0;
   append(kBulkCode, 1, when);
 }
@@ -263,7 +269,7 @@ SpscRing::Consumer::Consumer(const SpscRing& ring) : SpscRing(ring) {
 
 // KEEP order: the cursor is the truth, the bulk follows it (release_bulk(), peek_bulk()).
 void SpscRing::Consumer::resume() noexcept {
-  if (cursor_ > bulk_at_) bulk_done_ = bulk_end_;  // released, whatever came of its bulk
+  if (cursor_ > bulk_at_) bulk_done_ = up_to_unit(bulk_end_);  // whatever came of its bulk
   given_bulk_ = ~std::uint64_t{0};                 // as good as not given: publish all
   publish_tails();
   line_ = &line(position());
@@ -331,7 +337,7 @@ SpscMessage SpscRing::Consumer::peek_bulk(std::uint64_t code) {
   bulk_at_ = cursor_;
   // KEEP order: an end that is not yet written belongs to no message that was released.
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  bulk_end_ = bulk.start + up_to_64(bulk.bytes);
+  bulk_end_ = bulk.start + bulk.bytes;
   return {bulk_ + (bulk.start & (bulk_bytes_ - 1)), bulk.bytes};
 }
 
@@ -342,7 +348,7 @@ void SpscRing::Consumer::release_bulk() noexcept {
   // pairs with the reading of both in resume().
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (bulk_bytes_ <= kMostKept) own_bulk();
-  bulk_done_ = bulk_end_;
+  bulk_done_ = up_to_unit(bulk_end_);
   if (bulk_done_ - given_bulk_ >= bulk_bytes_ / 4) publish_tails();
 }
 

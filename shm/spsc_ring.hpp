@@ -5,18 +5,18 @@
 // Two areas. *Lines* are cache lines of one control word and seven 8-byte cells; a message of up to
 // 56 bytes lies in the cells of one line, so its flag and its payload cross between two cpus as one
 // cache line, and several small messages share a line while the consumer is behind. Longer messages
-// lie in *bulk*, contiguous (the end of bulk is skipped where they do not fit) and 64-byte aligned;
-// one cell says where. All order is in the lines.
+// lie in *bulk*, contiguous (the end of bulk is skipped where they do not fit) and 128 bytes or a
+// multiple of it apart; one cell says where. All order is in the lines.
 //
 //   header  | geometry | tails (consumer writes) | items spot | room spot |     one line each
 //   lines   | control: lap:21, closed:1, 7 codes of 6 bits | cell 0 | ... | cell 6 |, 64 B free
 //   code of the cell where a message begins: 0 nothing yet, 1..57 a message of code-1 bytes in this
-//   and the following cells, 58 a bulk message, its cell {start in 64-byte units:28, size:36}
+//   and the following cells, 58 a bulk message, its cell {start in 128-byte units:28, size:36}
 //   bulk    | bytes |
 //
 // A cpu that reads a line also fetches the other half of its 128 bytes and what look like the next
-// lines of a stream: here, those that the other cpu writes next and has to fetch back. So lines lie
-// 128 bytes apart, and positions that follow each other far apart (line()); neither alone helps. A
+// lines of a stream: here, those that the other cpu writes next and has to fetch back. So all is
+// 128 bytes apart, and lines that follow each other far apart (line()); neither alone helps them. A
 // round trip of 48 bytes between near cpus takes 100 to 120 ns so, 155 otherwise. No line is asked
 // for before it is needed either, but by a consumer that is well behind.
 //

@@ -18,13 +18,13 @@ namespace {
 // Messages are numbered from 1: two share a line, bulk, one that closes its line, a full line,
 // bulk, all of the bulk at once, one more; then the last one, and another in case that its producer
 // died.
-constexpr std::size_t kSizes[] = {0, 24, 24, 60, 8, 56, 60, 128, 16, 8, 8};
+constexpr std::size_t kSizes[] = {0, 24, 24, 60, 8, 56, 60, 256, 16, 8, 8};
 constexpr int kLast = 9;
 
 template <Mutant M, Harm H>
 struct Suite : rl::test_suite<Suite<M, H>, 2> {
   static constexpr millrace::shm::WaitPolicy kPark{.yields = 0};
-  static constexpr std::size_t kBytes = 640;  // bytes_for(kGeometry)
+  static constexpr std::size_t kBytes = 768;  // bytes_for(kGeometry)
   Words words;
   rl::var<int> owners[kBytes / 8];  // the message to which eight bytes of the ring belong
   alignas(64) std::byte memory[kBytes];

@@ -80,7 +80,7 @@ enum Mutant {
 enum class Harm { none, producer, consumer };
 
 constexpr unsigned kProducer = 0;
-constexpr millrace::shm::SpscGeometry kGeometry{2, 128};
+constexpr millrace::shm::SpscGeometry kGeometry{2, 256};
 constexpr std::uint64_t kClosedBit = 1ULL << 42;
 
 // The words of the ring in the order in which create() makes them.

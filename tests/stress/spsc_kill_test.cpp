@@ -22,7 +22,7 @@ using stress::StepKillCase;
 class SpscKill : public ::testing::Test {
  protected:
   static constexpr SpscGeometry kGeometry{4, 1024};
-  static constexpr std::size_t kBulk = 300;
+  static constexpr std::size_t kBulk = 250;
   static constexpr std::size_t kAllBulk = 1024;  // fits only when all of the bulk was given back
 
   void reset() {
