@@ -300,9 +300,13 @@ void Pool::parallel_for(std::uint64_t first, std::uint64_t last, F f, const MapO
                            .first = first,
                            .last = last};
   if (!plan_range(range, options)) return;
-  const auto context = runtime::make_context({}, f);
-  range.context = context->bytes();
-  core().run_range(range);
+  if constexpr (wire::kCallableKind<F> == wire::CallableKind::empty) {
+    core().run_range(range);
+  } else {
+    const auto context = runtime::make_context({}, f);
+    range.context = context->bytes();
+    core().run_range(range);
+  }
 }
 
 template <class F, class Combine, class T, class R>

@@ -66,6 +66,8 @@ bool ProcessPool::collect(Lane& lane) {
   }
   lane.out.resize(kept);
   if (settled == 0) return false;
+  // Nothing before this to compare with, and nothing left that the next could be compared with.
+  if (kept == 0 && lane.last_settled == 0) return true;
   // The more tasks are settled in a microsecond, the deeper the queue: about a millisecond of work,
   // so that a parent that sleeps can be woken in time and a later job still gets its turn soon.
   const std::uint64_t now = shm::ticks();
@@ -86,7 +88,7 @@ bool ProcessPool::collect(Lane& lane) {
 // A worker has replied.
 void ProcessPool::settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::uint64_t state) {
   if (ticket.dealt) take_back(ticket, slot);  // one that threw left the rest
-  const JobPtr job = std::move(ticket.job);
+  Job* const job = std::exchange(ticket.job, nullptr);
   const std::byte* data = slot.bytes;
   std::size_t size = slot.size & kSizeMask;
   std::byte* block = nullptr;
@@ -121,7 +123,7 @@ void ProcessPool::settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::
   const Piece piece = ticket.piece;
   release(lane, ticket, slot);
   --job->outstanding_;
-  piece_ended(job, piece);
+  piece_ended(*job, piece);
 }
 
 void ProcessPool::release(Lane&, Ticket& ticket, TaskRing::Slot& slot) {
@@ -134,11 +136,11 @@ void ProcessPool::release(Lane&, Ticket& ticket, TaskRing::Slot& slot) {
   }
 }
 
-void ProcessPool::piece_ended(const JobPtr& job, const Piece& piece) {
-  job->items_done_ += piece.count;
-  if (job->exhausted_ && job->outstanding_ == 0 && !job->completing_) {
-    job->completing_ = true;
-    completed_.push_back(job);  // it leaves jobs_ in complete_jobs(): callers walk over that list
+void ProcessPool::piece_ended(Job& job, const Piece& piece) {
+  job.items_done_ += piece.count;
+  if (job.exhausted_ && job.outstanding_ == 0 && !job.completing_) {
+    job.completing_ = true;
+    completed_.push_back(&job);  // it leaves jobs_ in complete_jobs(): callers walk over that list
   }
 }
 
@@ -146,15 +148,14 @@ void ProcessPool::piece_ended(const JobPtr& job, const Piece& piece) {
 // itself may end here too, and user objects with it: that is done without the lock as well.
 void ProcessPool::complete_jobs(Lock& lock) {
   while (!completed_.empty()) {
-    JobPtr job = std::move(completed_.back());
+    const auto at = std::ranges::find(jobs_, completed_.back(), &JobPtr::get);
     completed_.pop_back();
-    if (const auto at = std::ranges::find(jobs_, job); at != jobs_.end()) {
-      at->reset();
-      if (spare_nodes_.size() < kSpareNodes) {
-        spare_nodes_.splice(spare_nodes_.begin(), jobs_, at);
-      } else {
-        jobs_.erase(at);
-      }
+    if (at == jobs_.end()) continue;  // never: a job is completed once
+    JobPtr job = std::move(*at);
+    if (spare_nodes_.size() < kSpareNodes) {
+      spare_nodes_.splice(spare_nodes_.begin(), jobs_, at);
+    } else {
+      jobs_.erase(at);
     }
     if (job->ends_silently()) {
       end_job(*job);

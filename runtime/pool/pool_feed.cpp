@@ -51,9 +51,10 @@ void ProcessPool::submit(Lock& lock, JobPtr job, std::span<const std::byte> cont
   spare_nodes_.front() = std::move(job);
   jobs_.splice(behind, spare_nodes_, spare_nodes_.begin());
   const bool blocked = !asynchronous && !caller_feeds;
-  JobPtr only = jobs_.size() == 1 ? jobs_.front() : nullptr;
+  // While its caller is blocked a job that is alone stays where it is: nobody's input is read.
+  Job* const only = blocked && jobs_.size() == 1 ? jobs_.front().get() : nullptr;
   feed(lock);
-  if (only != nullptr) only->fresh_ = blocked && only->exhausted_;
+  if (only != nullptr) only->fresh_ = only->exhausted_;
   if (!blocked) wake_owed();
   if (!completed_.empty()) complete_jobs(lock);
   if (asynchronous_ != 0) start_collector();
@@ -161,8 +162,8 @@ std::size_t ProcessPool::feed_round() {
     bool fed = false;
     auto it = group;
     while (it != jobs_.end() && (*it)->settings_.priority == priority) {
-      const JobPtr job = *it;
-      Lane* lane = may_feed(*job) ? lane_for(*job) : nullptr;
+      Job& job = **it;  // it leaves the list in complete_jobs() only
+      Lane* lane = may_feed(job) ? lane_for(job) : nullptr;
       if (lane != nullptr && feed_one(job, *lane)) {
         fed = true;
         ++tasks;
@@ -179,6 +180,9 @@ ProcessPool::Lane* ProcessPool::lane_for(const Job& job) {
     std::size_t out = 0;
     for (const auto& lane : lanes_) out += lane->out.size();
     if (out > plan_.workers.size()) return nullptr;
+  }
+  if (lanes_.size() == 1) {
+    return lanes_[0]->out.size() < lanes_[0]->depth ? lanes_[0].get() : nullptr;
   }
   Lane* best = nullptr;
   double best_load = 0;
@@ -208,24 +212,24 @@ std::optional<std::uint16_t> ProcessPool::free_slot(Lane& lane) {
   return std::nullopt;
 }
 
-bool ProcessPool::feed_one(const JobPtr& job, Lane& lane) {
+bool ProcessPool::feed_one(Job& job, Lane& lane) {
   const auto index = free_slot(lane);
   if (!index) return false;
   Ticket& ticket = lane.tickets[*index];
   TaskRing::Slot& slot = lane.ring->at(*index);
   Piece piece;
   try {
-    if (job->log_ && job->log_->knows_next()) {
-      piece = job->skip();
-      if (piece.count != 0) job->log_->replay(*job, piece);
-      if (piece.count == 0) job->exhausted_ = true;
+    if (job.log_ && job.log_->knows_next()) {
+      piece = job.skip();
+      if (piece.count != 0) job.log_->replay(job, piece);
+      if (piece.count == 0) job.exhausted_ = true;
       piece_ended(job, piece);
       return piece.count != 0;
     }
     ticket.writer.begin(slot.bytes, sizeof slot.bytes, lane.cache);
-    piece = job->feed(ticket.writer);
+    piece = job.feed(ticket.writer);
     if (piece.count != 0) {
-      const std::size_t reply = job->reply_bytes(piece);
+      const std::size_t reply = job.reply_bytes(piece);
       if (reply > sizeof slot.bytes) ticket.writer.make_room(reply);
     }
   } catch (...) {
@@ -235,16 +239,16 @@ bool ProcessPool::feed_one(const JobPtr& job, Lane& lane) {
   }
   if (piece.count == 0) {
     ticket.writer.drop();
-    job->exhausted_ = true;
+    job.exhausted_ = true;
     piece_ended(job, {});
     return false;
   }
-  if (job->log_) job->log_->fed(piece);
-  job->exhausted_ = piece.last;
-  ticket.job = job;
+  if (job.log_) job.log_->fed(piece);
+  job.exhausted_ = piece.last;
+  ticket.job = &job;
   ticket.piece = piece;
   ticket.attempts = 0;
-  ++job->outstanding_;
+  ++job.outstanding_;
   std::uint32_t size = static_cast<std::uint32_t>(ticket.writer.size());
   if (const auto block = ticket.writer.block(); block.data != nullptr) {
     const Far far{block.data, ticket.writer.size(), block.capacity};
@@ -253,17 +257,17 @@ bool ProcessPool::feed_one(const JobPtr& job, Lane& lane) {
     bytes_out_ += block.capacity;
   }
   if (piece.starts_chunk) size |= kWhole;
-  ticket.dealt = job.get() == dealing_;
+  ticket.dealt = &job == dealing_;
   if (ticket.dealt) size |= kDealt;
-  if (!job->settings_.timeout.infinite()) {
+  if (!job.settings_.timeout.infinite()) {
     size |= kTimed;
     ticket.timed = true;
     ++timed_out_;
   }
-  slot.function = job->settings_.entry;
-  slot.context = reinterpret_cast<std::uint64_t>(job->context_block_);
+  slot.function = job.settings_.entry;
+  slot.context = reinterpret_cast<std::uint64_t>(job.context_block_);
   // Needed when the worker may have written over it: to run it again, to give references back.
-  if (job->settings_.retries != 0 || ticket.writer.holds_references()) {
+  if (job.settings_.retries != 0 || ticket.writer.holds_references()) {
     std::memcpy(ticket.kept, slot.bytes, sizeof ticket.kept);
   }
   publish(lane, *index, size);
@@ -281,9 +285,9 @@ void ProcessPool::publish(Lane& lane, std::uint16_t index, std::uint32_t size) {
   lane.ring->publish(lane.next++);
 }
 
-void ProcessPool::fail_feeding(const JobPtr& job, const std::exception_ptr& error) {
-  job->exhausted_ = true;
-  job->fail_source(error);
+void ProcessPool::fail_feeding(Job& job, const std::exception_ptr& error) {
+  job.exhausted_ = true;
+  job.fail_source(error);
   piece_ended(job, {});
 }
 

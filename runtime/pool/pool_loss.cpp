@@ -171,12 +171,12 @@ void ProcessPool::lose(Lane& lane, std::uint16_t index, const std::exception_ptr
     return;
   }
   if (ticket.dealt) ChunkCursor(slot.bytes).close();  // a worker that lives yet begins no more
-  const JobPtr job = std::move(ticket.job);
+  Job* const job = std::exchange(ticket.job, nullptr);
   const Piece piece = ticket.piece;
   release(lane, ticket, slot);
   job->fail(piece, error);
   --job->outstanding_;
-  piece_ended(job, piece);
+  piece_ended(*job, piece);
 }
 
 // The worker is dead: its slot is free at once, and the payload is used again where it lies.
@@ -268,7 +268,7 @@ bool ProcessPool::cancel(Job& job, const std::exception_ptr& error) {
     const std::vector<std::uint16_t> out(lane->out.begin(), lane->out.end());
     for (const std::uint16_t index : out) {
       Ticket& ticket = lane->tickets[index];
-      if (ticket.job.get() != &job) continue;
+      if (ticket.job != &job) continue;
       TaskRing::Slot& slot = lane->ring->at(index);
       std::uint64_t state = TaskRing::look(slot);
       while (
@@ -285,7 +285,7 @@ bool ProcessPool::cancel(Job& job, const std::exception_ptr& error) {
       }
     }
   }
-  piece_ended(held, {});
+  piece_ended(*held, {});
   pump(lock);
   wake_owed();
   complete_jobs(lock);
@@ -306,7 +306,7 @@ void ProcessPool::abandon(Job& job) {
     held->settings_.asynchronous = true;
     ++asynchronous_;
   }
-  piece_ended(held, {});
+  piece_ended(*held, {});
   complete_jobs(lock);
   if (asynchronous_ != 0) start_collector();
 }
@@ -335,7 +335,7 @@ void ProcessPool::fail_everything(const std::exception_ptr& error) {
   for (const JobPtr& job : left) {
     job->fail_source(error);
     job->exhausted_ = true;
-    piece_ended(job, {});
+    piece_ended(*job, {});
   }
   cancel_ranges(error);
 }

@@ -78,7 +78,7 @@ class ProcessPool final : public PoolCore {
 
   /// A task that is out, or a slot at rest.
   struct Ticket {
-    JobPtr job;
+    Job* job = nullptr;  ///< while out; jobs_ keeps it until none of its pieces is
     Piece piece;
     PieceWriter writer;
     int attempts = 0;
@@ -131,6 +131,7 @@ class ProcessPool final : public PoolCore {
     bool copies = false;      ///< the thread carries the job's bytes to the workers
     bool grace = false;       ///< workers without work are about to leave their cpus
     bool woke = false;        ///< somebody has been woken meanwhile
+    bool fresh = false;       ///< all was handed out a moment ago
     bool late = false;        ///< what was dealt was not done soon
     std::uint64_t turns = 0;  ///< of other threads, when it began to listen
   };
@@ -158,12 +159,12 @@ class ProcessPool final : public PoolCore {
   bool feed(Lock& lock);
   std::size_t feed_round();
   bool read_sources(Lock& lock);
-  bool feed_one(const JobPtr& job, Lane& lane);
+  bool feed_one(Job& job, Lane& lane);
   bool may_feed(const Job& job) const;
   Lane* lane_for(const Job& job);
   std::optional<std::uint16_t> free_slot(Lane& lane);
   void publish(Lane& lane, std::uint16_t index, std::uint32_t size);
-  void fail_feeding(const JobPtr& job, const std::exception_ptr& error);
+  void fail_feeding(Job& job, const std::exception_ptr& error);
   std::byte* take_context(std::size_t bytes);
   void give_context(std::byte* block) noexcept;
   void note_parent_cpu();
@@ -180,7 +181,7 @@ class ProcessPool final : public PoolCore {
   bool collect(Lane& lane);
   void settle(Lane& lane, Ticket& ticket, TaskRing::Slot& slot, std::uint64_t state);
   void release(Lane& lane, Ticket& ticket, TaskRing::Slot& slot);
-  void piece_ended(const JobPtr& job, const Piece& piece);
+  void piece_ended(Job& job, const Piece& piece);
   void complete_jobs(Lock& lock);
   void end_job(Job& job);
   void show_progress(Lock& lock, Job& job);
@@ -215,7 +216,7 @@ class ProcessPool final : public PoolCore {
   bool spin(Watch& watch);
   int sleep(const Watch& watch);
   void show_carriers();
-  void listen(Lock& lock, const Job* job, Clock::time_point deadline);
+  void listen(Lock& lock, const Job* job, Clock::time_point deadline, bool fresh);
   bool something_arrived(const Job* job) const;
   bool anything_arrived(const Job* job) const;
   bool anything_new(const Watch& watch) const;
@@ -272,7 +273,7 @@ class ProcessPool final : public PoolCore {
   std::list<JobPtr> spare_nodes_;             ///< of jobs_, empty: a small call allocates little
   JobPtr spare_small_;                        ///< a SmallRange that has ended well
   std::vector<std::uintptr_t> in_callbacks_;  ///< threads that run callbacks of ended jobs
-  std::vector<JobPtr> completed_;             ///< their callbacks have not run yet
+  std::vector<Job*> completed_;               ///< of jobs_: their callbacks have not run yet
   std::vector<std::unique_ptr<Range>> ranges_;
   int parent_cpu_ = -1;
   std::byte* spare_context_ = nullptr;  ///< of a job that has ended

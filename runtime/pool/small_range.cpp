@@ -132,7 +132,7 @@ void ProcessPool::run_small_range(const RangeCall& call) {
   submit(lock, held, call.context);
   if (!job.ready()) wait_or_cancel(lock, job, Clock::time_point::max());
   if (!job.failure) {
-    if (!call.progress) spare_small_ = held;
+    if (!call.progress) spare_small_ = std::move(held);
     return;
   }
   await_quiet(lock);
