@@ -146,13 +146,13 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   } catch (const kmers::InputError& error) {
-    std::cerr << "\nkmers: " << error.what() << "\n";
+    std::cerr << "kmers: " << error.what() << "\n";
     return 2;
   } catch (const millrace::ValueError& error) {  // --bind
-    std::cerr << "\nkmers: " << error.what() << "\n";
+    std::cerr << "kmers: " << error.what() << "\n";
     return 2;
   } catch (const std::exception& error) {
-    std::cerr << "\nkmers: " << error.what() << "\n";
+    std::cerr << "kmers: " << error.what() << "\n";
     return 1;
   }
 }

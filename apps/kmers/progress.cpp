@@ -16,6 +16,10 @@ ProgressLine::ProgressLine(std::string label, bool shown)
       terminal_(isatty(STDERR_FILENO) == 1),
       start_(Clock::now()) {}
 
+ProgressLine::~ProgressLine() {
+  if (open_) std::fputc('\n', stderr);
+}
+
 void ProgressLine::update(std::uint64_t done, std::uint64_t total) {
   done_ = done;
   total_ = total;
@@ -23,12 +27,14 @@ void ProgressLine::update(std::uint64_t done, std::uint64_t total) {
   if (!shown_ || !terminal_ || now - drawn_ < std::chrono::milliseconds(80)) return;
   drawn_ = now;
   draw();
+  open_ = true;
 }
 
 void ProgressLine::finish() {
   if (!shown_) return;
   draw();
   std::fputc('\n', stderr);
+  open_ = false;
 }
 
 void ProgressLine::draw() const {

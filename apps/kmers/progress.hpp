@@ -11,6 +11,10 @@ namespace kmers {
 class ProgressLine {
  public:
   explicit ProgressLine(std::string label, bool shown);
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+  /// Ends a line that was begun.
+  ~ProgressLine();
   /// `total` 0: unknown.
   void update(std::uint64_t done, std::uint64_t total);
   /// Draws the last state and ends the line.
@@ -22,6 +26,7 @@ class ProgressLine {
   std::string label_;
   bool shown_;
   bool terminal_;
+  bool open_ = false;  // a line is begun
   std::uint64_t done_ = 0;
   std::uint64_t total_ = 0;
   std::chrono::steady_clock::time_point start_;

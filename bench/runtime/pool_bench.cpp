@@ -17,6 +17,7 @@
 #include <numeric>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/shm/harness.hpp"
@@ -53,11 +54,13 @@ struct Data {
   mp::shared_array<double> shared_in{kItems}, shared_out{kItems};
   std::vector<double> in = std::vector<double>(kItems), out = std::vector<double>(kItems);
   std::vector<int> numbers = std::vector<int>(kCalls);
+  mp::shared_array<int> shared_numbers{kCalls}, shared_results{kCalls};
 
   Data() {
     std::iota(in.begin(), in.end(), 0.0);
     std::copy(in.begin(), in.end(), shared_in.begin());
     std::iota(numbers.begin(), numbers.end(), 0);
+    std::copy(numbers.begin(), numbers.end(), shared_numbers.begin());
     pool.map_into(square, shared_in, shared_out);
   }
 };
@@ -79,6 +82,12 @@ double each(std::size_t items, F&& run) {
   const std::uint64_t start = now_ns();
   run();
   return static_cast<double>(now_ns() - start) / static_cast<double>(items);
+}
+
+double median(std::vector<double> samples) {
+  const auto middle = samples.begin() + static_cast<std::ptrdiff_t>(samples.size() / 2);
+  std::nth_element(samples.begin(), middle, samples.end());
+  return *middle;
 }
 
 void tbb_square(const double* from, double* to) {
@@ -113,12 +122,33 @@ double pool_calls(std::size_t calls, F f) {
   return rate(calls, [&] { bench::keep(data->pool.map(f, items)); });
 }
 
+template <class F>
+double zero_copy_calls(std::size_t calls, F f) {
+  const auto in = data->shared_numbers.span().first(calls);
+  const auto out = data->shared_results.span().first(calls);
+  return rate(calls, [&] { data->pool.map_into(f, in, out); });
+}
+
+template <class F>
+double openmp_calls(std::size_t calls, F f) {
+  std::vector<int> results(calls);
+  return rate(calls, [&] {
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic, 16)
+#endif
+    for (std::size_t i = 0; i < calls; ++i) results[i] = f(data->numbers[i]);
+  });
+}
+
 // CPython's pool in a process of its own; the script prints one number.
 double python(const std::string& statement) {
   const std::string script =
       "import time, multiprocessing as m\n"
       "def sq(x): return x * x\n"
       "def add(a, b): return a + b\n"
+      "def burn(ns):\n"
+      "  end = time.perf_counter_ns() + ns\n"
+      "  while time.perf_counter_ns() < end: pass\n"
       "if __name__ == '__main__':\n"
       "  p = m.get_context('fork').Pool(2)\n"
       "  xs = [float(i) for i in range(300000)]\n"
@@ -171,8 +201,7 @@ double apply_hot() {
   for (int i = 0; i < kRounds; ++i) {
     samples.push_back(each(1, [] { bench::keep(data->pool.apply(add, 1, 2)); }));
   }
-  std::nth_element(samples.begin(), samples.begin() + kRounds / 2, samples.end());
-  return samples[kRounds / 2];
+  return median(std::move(samples));
 }
 
 // A call to a pool that has been idle for two milliseconds.
@@ -183,8 +212,7 @@ double apply_parked() {
     ::usleep(2000);
     samples.push_back(each(1, [] { bench::keep(data->pool.apply(add, 1, 2)); }));
   }
-  std::nth_element(samples.begin(), samples.begin() + kRounds / 2, samples.end());
-  return samples[kRounds / 2];
+  return median(std::move(samples));
 }
 
 // Two processes on two cpus that wake each other by bare futexes, asleep for two milliseconds.
@@ -221,8 +249,7 @@ double futex_pair() {
           post(words->back, i);
         }
       });
-  std::nth_element(samples.begin(), samples.begin() + kRounds / 2, samples.end());
-  return samples[kRounds / 2];
+  return median(std::move(samples));
 }
 
 template <class F>
@@ -230,8 +257,7 @@ double median_of(int rounds, F&& run) {
   for (int i = 0; i < rounds / 10; ++i) run();
   std::vector<double> samples;
   for (int i = 0; i < rounds; ++i) samples.push_back(each(1, run));
-  std::nth_element(samples.begin(), samples.begin() + rounds / 2, samples.end());
-  return samples[static_cast<std::size_t>(rounds) / 2];
+  return median(std::move(samples));
 }
 
 void map_measures(bench::Suite& suite) {
@@ -280,11 +306,28 @@ void map_measures(bench::Suite& suite) {
   suite.measure("CPython chunk", [] { return 1e9 * python("len(p.map(sq, xs[:5000], 1))"); });
 }
 
+// A function of some length over private vectors, over shared arrays, and by everybody else.
+void function_measures(bench::Suite& suite, const std::string& length, std::size_t calls,
+                       int (*f)(int), const std::string& python_map, double target) {
+  suite.measure("pool " + length, [=] { return pool_calls(calls, f); });
+  suite.measure("pool, shared, " + length, [=] { return zero_copy_calls(calls, f); });
+  suite.measure("oneTBB " + length, [=] { return tbb_calls(calls, f); });
+  suite.measure("OpenMP " + length, [=] { return openmp_calls(calls, f); });
+  suite.measure("serial " + length, [=] {
+    return 1e3 / each(calls / 4, [=] { std::for_each_n(data->numbers.begin(), calls / 4, f); });
+  });
+  suite.measure("CPython " + length, [=] { return 1e-6 / python(python_map); });
+  const auto higher = Better::higher;
+  const std::string name = "map of a " + length + " function";
+  suite.row({name, "Mcalls/s", "pool " + length, "oneTBB " + length, target, higher});
+  suite.row({name + ", shared arrays", "Mcalls/s", "pool, shared, " + length, "oneTBB " + length, 0,
+             higher});
+  for (const char* peer : {"OpenMP ", "serial ", "CPython "}) {
+    suite.row({name, "Mcalls/s", "pool " + length, peer + length, 0, higher});
+  }
+}
+
 void call_measures(bench::Suite& suite) {
-  suite.measure("pool 1 us", [] { return pool_calls(kCalls, short_call); });
-  suite.measure("oneTBB 1 us", [] { return tbb_calls(kCalls, short_call); });
-  suite.measure("pool 100 us", [] { return pool_calls(kLongCalls, long_call); });
-  suite.measure("oneTBB 100 us", [] { return tbb_calls(kLongCalls, long_call); });
   suite.measure("range chunk", [] {
     return each(kChunks,
                 [] { data->pool.parallel_for(kChunks, [](std::size_t) {}, {.chunksize = 1}); });
@@ -335,8 +378,9 @@ int main(int argc, char** argv) {
              "CPython map x*x", 100, higher});
   suite.row({"map_into x*x, shared arrays, CPython's map", "Mitems/s", "map_into shared",
              "CPython map x*x", 100, higher});
-  suite.row({"map of a 1 us function", "Mcalls/s", "pool 1 us", "oneTBB 1 us", 0.97, higher});
-  suite.row({"map of a 100 us function", "Mcalls/s", "pool 100 us", "oneTBB 100 us", 0.99, higher});
+  function_measures(suite, "1 us", kCalls, short_call, "len(p.map(burn, [1000] * 50000))", 0.97);
+  function_measures(suite, "100 us", kLongCalls, long_call, "len(p.map(burn, [100000] * 2000))",
+                    0.99);
   suite.row({"chunk of a range job", "ns", "range chunk", "oneTBB grain 1", 3, lower});
   suite.row({"chunk of a stream job", "ns", "stream chunk", "oneTBB grain 1", 10, lower});
   suite.row({"chunk of a stream job, CPython", "ns", "stream chunk", "CPython chunk", 0, lower});
@@ -347,10 +391,7 @@ int main(int argc, char** argv) {
   std::vector<char*> arguments(argv, argv + argc);
   std::string reps = "--reps";
   std::string count = "7";
-  if (argc == 1) {
-    arguments.push_back(reps.data());
-    arguments.push_back(count.data());
-  }
+  if (argc == 1) arguments.insert(arguments.end(), {reps.data(), count.data()});
   const int result = suite.run(static_cast<int>(arguments.size()), arguments.data());
   data.reset();
   return result;
