@@ -139,7 +139,9 @@ Accepted Acceptor::accept(Timeout timeout) {
       if (auto accepted = look(here)) return std::move(*accepted);
       until = std::min(deadline, next_deadline(here));
       if (Clock::now() >= deadline) {
-        throw TimeoutError("Listener: nobody came to " + address().repr() + " in time");
+        throw TimeoutError(std::string("Listener: nobody ") +
+                           (has_key() ? "proved the key at " : "came to ") + address().repr() +
+                           " in time");
       }
     }
     call.check();

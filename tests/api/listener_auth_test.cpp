@@ -133,6 +133,13 @@ TEST_F(ListenerTest, ASilentPeerIsDroppedAtItsDeadline) {
   const Connection here = accepting.get();
 }
 
+TEST_F(ListenerTest, TheTimeoutOfAcceptTellsOfKeys) {
+  const Listener listener({.authkey = "key", .handshake_timeout = kPatient});
+  const RawPeer silent(listener.address());
+  const std::string told = text_of<TimeoutError>([&] { (void)listener.accept(milliseconds(1)); });
+  EXPECT_NE(told.find("nobody proved the key at "), std::string::npos) << told;
+}
+
 TEST_F(ListenerTest, ASilentPeerIsInNobodysWay) {
   const Listener listener({.authkey = "key", .handshake_timeout = std::nullopt});
   const RawPeer silent(listener.address());
