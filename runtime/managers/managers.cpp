@@ -115,6 +115,12 @@ void ManagerState::end_server() noexcept {
   }
 }
 
+// ValueError for a manager that was moved from.
+ManagerState& present(const std::unique_ptr<ManagerState>& state) {
+  if (state == nullptr) throw ValueError("the manager has been moved from");
+  return *state;
+}
+
 std::string class_name_of(std::string_view type) {
   const std::size_t template_begin = type.find('<');
   const std::size_t at = type.substr(0, template_begin).rfind("::");
@@ -156,6 +162,7 @@ BaseManager::~BaseManager() {
 }
 
 void BaseManager::add_type(runtime::TypeRequest request) {
+  runtime::ManagerState& state = runtime::present(state_);
   runtime::ManagerType type;
   type.make = [make = std::move(request.make), methods = request.methods,
                name = request.class_name](runtime::ManagerCall& call) {
@@ -167,91 +174,99 @@ void BaseManager::add_type(runtime::TypeRequest request) {
     type.method_to_typeid[method] = made;
   }
   type.create_method = request.options.create_method;
-  const std::scoped_lock guard(state_->mutex);
-  state_->types[request.type_id] = std::move(type);
+  const std::scoped_lock guard(state.mutex);
+  state.types[request.type_id] = std::move(type);
 }
 
 void BaseManager::start_server(std::unique_ptr<runtime::ProcessTarget> initializer) {
+  runtime::ManagerState& state = runtime::present(state_);
   {
-    const std::scoped_lock guard(state_->mutex);
-    state_->check_initial();
+    const std::scoped_lock guard(state.mutex);
+    state.check_initial();
   }
-  runtime::ServerStart start({state_->types, state_->listener_options(), state_->limits(),
+  runtime::ServerStart start({state.types, state.listener_options(), state.limits(),
                               std::move(initializer),
                               runtime::class_name_of(runtime::demangle(typeid(*this)))});
   connection::Address address = start.run();
   try {
-    const std::scoped_lock guard(state_->mutex);
-    state_->process = start.take_process();
-    state_->owner = runtime::own_pid();
-    state_->address = std::move(address);
-    state_->link = runtime::ManagerLink::to(state_->target());
-    state_->at_exit.emplace([state = state_.get()] { state->end_server(); },
-                            FinalizeOptions{.exitpriority = 0});
-    state_->phase = ManagerPhase::started;
+    const std::scoped_lock guard(state.mutex);
+    state.process = start.take_process();
+    state.owner = runtime::own_pid();
+    state.address = std::move(address);
+    state.link = runtime::ManagerLink::to(state.target());
+    state.at_exit.emplace([&state] { state.end_server(); }, FinalizeOptions{.exitpriority = 0});
+    state.phase = ManagerPhase::started;
   } catch (...) {  // as if it had never been started
-    state_->end_server();
+    state.end_server();
     throw;
   }
 }
 
 ManagerServer BaseManager::get_server() {
-  const std::scoped_lock guard(state_->mutex);
-  state_->check_initial();
+  runtime::ManagerState& state = runtime::present(state_);
+  const std::scoped_lock guard(state.mutex);
+  state.check_initial();
   return ManagerServer(std::make_unique<runtime::ManagerService>(
-      state_->types, state_->listener_options(), state_->limits()));
+      state.types, state.listener_options(), state.limits()));
 }
 
 void BaseManager::connect() {
+  runtime::ManagerState& state = runtime::present(state_);
   std::shared_ptr<runtime::ManagerLink> link;
   {
-    const std::scoped_lock guard(state_->mutex);
-    link = runtime::ManagerLink::to(state_->target());
+    const std::scoped_lock guard(state.mutex);
+    link = runtime::ManagerLink::to(state.target());
   }
   link->call_server("dummy", {});
-  const std::scoped_lock guard(state_->mutex);
-  state_->link = std::move(link);
-  state_->phase = ManagerPhase::started;
+  const std::scoped_lock guard(state.mutex);
+  state.link = std::move(link);
+  state.phase = ManagerPhase::started;
 }
 
 void BaseManager::shutdown() {
+  runtime::ManagerState& state = runtime::present(state_);
   {
-    const std::scoped_lock guard(state_->mutex);
-    if (!state_->at_exit) {
+    const std::scoped_lock guard(state.mutex);
+    if (!state.at_exit) {
       throw AttributeError("'" + runtime::class_name_of(runtime::demangle(typeid(*this))) +
                            "' object has no attribute 'shutdown' before start()");
     }
   }
-  (*state_->at_exit)();
-  const std::scoped_lock guard(state_->mutex);
-  state_->phase = ManagerPhase::shut_down;
+  (*state.at_exit)();
+  const std::scoped_lock guard(state.mutex);
+  state.phase = ManagerPhase::shut_down;
 }
 
 void BaseManager::join(Timeout timeout) {
+  runtime::ManagerState& state = runtime::present(state_);
   std::optional<ProcessHandle> server;
   {
-    const std::scoped_lock guard(state_->mutex);
-    if (state_->process != nullptr) server = state_->process->handle();
+    const std::scoped_lock guard(state.mutex);
+    if (state.process != nullptr) server = state.process->handle();
   }
   if (server) server->join(timeout);
 }
 
 connection::Address BaseManager::address() const {
-  const std::scoped_lock guard(state_->mutex);
-  return state_->address;
+  runtime::ManagerState& state = runtime::present(state_);
+  const std::scoped_lock guard(state.mutex);
+  return state.address;
 }
 
 std::size_t BaseManager::number_of_objects() const {
-  return state_->usable()->call_server("number_of_objects", {}).as<std::size_t>();
+  runtime::ManagerState& state = runtime::present(state_);
+  return state.usable()->call_server("number_of_objects", {}).as<std::size_t>();
 }
 
 std::string BaseManager::debug_info() const {
-  return state_->usable()->call_server("debug_info", {}).as<std::string>();
+  runtime::ManagerState& state = runtime::present(state_);
+  return state.usable()->call_server("debug_info", {}).as<std::string>();
 }
 
 runtime::ProxyRef BaseManager::create_object(const std::string& type_id,
                                              std::vector<Object> arguments) const {
-  const std::shared_ptr<runtime::ManagerLink> link = state_->usable();
+  runtime::ManagerState& state = runtime::present(state_);
+  const std::shared_ptr<runtime::ManagerLink> link = state.usable();
   arguments.insert(arguments.begin(), Object(type_id));
   const Object made = link->call_server("create", std::move(arguments));
   if (!made.is<Tuple>() || made.size() != 2) {

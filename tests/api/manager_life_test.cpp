@@ -73,6 +73,19 @@ void make_bystander() {
   bystander = made;
 }
 
+TEST_F(ManagerLifeTest, OnceMovedFromItSaysSo) {
+  SyncManager manager;
+  SyncManager other(std::move(manager));
+  // NOLINTBEGIN(bugprone-use-after-move): the claim
+  EXPECT_THROW(manager.start(), ValueError);
+  EXPECT_THROW((void)manager.list(), ValueError);
+  EXPECT_THROW((void)manager.address(), ValueError);
+  EXPECT_THROW(manager.shutdown(), ValueError);
+  // NOLINTEND(bugprone-use-after-move)
+  other.start();
+  EXPECT_EQ(other.list({1}).size(), 1U);
+}
+
 TEST_F(ManagerLifeTest, StartsThoughAnotherChildIsForkedMeanwhile) {
   static const int registered = ::pthread_atfork(nullptr, &make_bystander, nullptr);
   ASSERT_EQ(registered, 0);
