@@ -59,6 +59,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "shm/end_look.hpp"
 #include "shm/spsc_layout.hpp"
 
 namespace millrace::shm {
@@ -250,10 +251,12 @@ class SpscRing::Consumer : private SpscRing {
   }
 
   /// Copies the oldest message out, at most `capacity` bytes of it, and returns its size; -1 when
-  /// there is none.
+  /// there is none. May be called again at once then: its look is over.
   std::ptrdiff_t try_pop(void* to, std::size_t capacity) {
-    if ((codes_ & kCodeMask) == 0 && !look()) [[unlikely]]
+    if ((codes_ & kCodeMask) == 0 && !look()) [[unlikely]] {
+      end_look();
       return -1;
+    }
     if (capacity != 0 && capacity <= kInlineBytes && (codes_ & kCodeMask) == capacity + 1) {
       // A small message of just this size, often known when this is inlined: nothing that the next
       // call waits for is computed from the code, and its copy is some moves; one of a length not

@@ -8,6 +8,8 @@
 #include "harness.hpp"
 #include "kernel_peers.hpp"
 #include "peers.hpp"
+#include "shm/end_look.hpp"
+#include "shm/parking.hpp"
 #include "shm/spsc_ring.hpp"
 
 namespace {
@@ -24,10 +26,11 @@ struct Message {
 };
 
 // What an end does between two looks for its turn.
-enum class Wait { look, pause };
+enum class Wait { look, pause, end };
 template <Wait kWait>
 void between_looks() {
   if constexpr (kWait == Wait::pause) millrace::shm::cpu_relax();
+  if constexpr (kWait == Wait::end) millrace::shm::end_look();
 }
 
 template <std::size_t Bytes, Wait kWait = Wait::look>
@@ -249,17 +252,17 @@ double burst_stream() {
   return rate(ns, static_cast<double>(kCount));
 }
 
-// The same with waits that pause, as everything in the library that waits does: a line that is
-// looked at without a pause is slower to come.
-template <std::size_t Bytes>
-void pausing_round_trips(bench::Suite& suite, const std::string& size) {
-  const std::string pausing = size + ", waits pause";
-  suite.measure("one cache line, " + pausing, raw_round_trip<Bytes, Wait::pause>);
-  suite.measure("lines in turn, " + pausing, lines_in_turn_round_trip<Bytes, Wait::pause>);
-  suite.measure("index ring, " + pausing, index_round_trip<Bytes, Wait::pause>);
-  suite.measure("ring " + pausing, [] { return ring_round_trip<Bytes, Wait::pause>(); });
+// The same where everybody pauses between two looks, as the library's waits do, or ends one look
+// before the next begins, as try_pop() does: a line looked at without either is slower to come.
+template <std::size_t Bytes, Wait kWait>
+void patient_round_trips(bench::Suite& suite, const std::string& size) {
+  const std::string what = size + (kWait == Wait::pause ? ", waits pause" : ", looks end");
+  suite.measure("one cache line, " + what, raw_round_trip<Bytes, kWait>);
+  suite.measure("lines in turn, " + what, lines_in_turn_round_trip<Bytes, kWait>);
+  suite.measure("index ring, " + what, index_round_trip<Bytes, kWait>);
+  suite.measure("ring " + what, [] { return ring_round_trip<Bytes, kWait>(); });
   for (const char* peer : {"one cache line, ", "lines in turn, ", "index ring, "}) {
-    suite.row({"round trip " + pausing, "ns", "ring " + pausing, peer + pausing, 0, Better::lower});
+    suite.row({"round trip " + what, "ns", "ring " + what, peer + what, 0, Better::lower});
   }
 }
 
@@ -280,8 +283,10 @@ void round_trips(bench::Suite& suite) {
   // What the machine allows of the two rows above.
   suite.row({"physical limit of a round trip 48 B", "ns", "one cache line, flag and 48 B",
              "index ring, 48 B", 0, lower});
-  pausing_round_trips<8>(suite, "8 B");
-  pausing_round_trips<48>(suite, "48 B");
+  patient_round_trips<8, Wait::pause>(suite, "8 B");
+  patient_round_trips<48, Wait::pause>(suite, "48 B");
+  patient_round_trips<8, Wait::end>(suite, "8 B");
+  patient_round_trips<48, Wait::end>(suite, "48 B");
   for (const bench::KernelPeer peer : bench::kKernelPeers) {
     const std::string name = bench::name_of(peer);
     for (const auto& [label, bytes] : {std::pair{"8 B", 8}, {"1 KiB", 1024}, {"64 KiB", 65536}}) {
