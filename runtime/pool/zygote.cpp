@@ -21,6 +21,7 @@
 #include "runtime/pool/worker.hpp"
 #include "runtime/process/child.hpp"
 #include "runtime/process/context_state.hpp"
+#include "shm/above_streams.hpp"
 #include "shm/fork_hooks.hpp"
 #include "shm/parking.hpp"
 #include "shm/reaper.hpp"
@@ -86,7 +87,7 @@ void ZygoteProcess::watch() {
   ::sigemptyset(&child);
   ::sigaddset(&child, SIGCHLD);
   ::sigprocmask(SIG_BLOCK, &child, nullptr);
-  signal_fd_ = ::signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+  signal_fd_ = shm::above_streams(::signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK));
   parent_fd_ = open_pidfd(shared_.parent_pid);
   if (::getppid() != shared_.parent_pid) ::_exit(1);
 }

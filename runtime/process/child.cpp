@@ -36,6 +36,7 @@
 #include "runtime/channels/connection_end.hpp"
 #include "runtime/process/exit.hpp"
 #include "runtime/process/process_record.hpp"
+#include "shm/above_streams.hpp"
 #include "shm/fork_hooks.hpp"
 #include "shm/immortal.hpp"
 
@@ -367,7 +368,8 @@ void end_with_parent(pid_t parent_pid) noexcept {
 }
 
 void end_with_distant_parent(pid_t parent_pid, shm::ProcessId parent) noexcept {
-  g_distant_parent = static_cast<int>(::syscall(SYS_pidfd_open, parent_pid, 0U));
+  g_distant_parent =
+      shm::above_streams(static_cast<int>(::syscall(SYS_pidfd_open, parent_pid, 0U)));
   // Asked afterwards: the descriptor is that process's.
   if (!shm::ProcessTable::instance().check_alive(parent)) ::_exit(1);
   sigevent notice{};

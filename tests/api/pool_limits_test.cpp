@@ -122,6 +122,17 @@ TEST(PoolLimits, ClosedStandardStreamsStayClosed) {
       mp::Pool pool(2);
       use_a_pool();
       pool.apply(square, 2);
+      // Nor in the process that forks the workers, whose stdin is /dev/null.
+      const int taken = pool.apply([] {
+        const std::string descriptors = "/proc/" + std::to_string(::getppid()) + "/fd/";
+        char target[64];
+        int found = 0;
+        for (const char* stream : {"1", "2"}) {
+          found += ::readlink((descriptors + stream).c_str(), target, sizeof target) > 0;
+        }
+        return found;
+      });
+      if (taken != 0) ::dprintf(out, "%d are taken there;", taken);
       auto later = pool.apply_async(square, 4);
       for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
         if (::fcntl(stream, F_GETFD) != -1) ::dprintf(out, "%d is taken;", stream);

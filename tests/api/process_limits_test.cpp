@@ -121,6 +121,21 @@ TEST_P(ProcessLimits, ASentinelIsNoClosedStandardStream) {
   EXPECT_EQ(outcome.out, "1 -1 7") << outcome.err;
 }
 
+// Nor is that by which a daemon watches its parent.
+TEST_P(ProcessLimits, ADaemonHasNoClosedStandardStream) {
+  const auto outcome = run_program([] {
+    ::alarm(100);
+    ::close(STDOUT_FILENO);
+    auto p = spawn().Process({.daemon = true}, [] {
+      throw mp::SystemExit(::fcntl(STDOUT_FILENO, F_GETFD) == -1 ? 7 : 8);
+    });
+    p.start();
+    p.join();
+    std::fprintf(stderr, "%d", p.exitcode().value_or(-1));
+  });
+  EXPECT_EQ(outcome.err, "7");
+}
+
 class SpawnLimits : public SpawnTest {};
 INSTANTIATE_TEST_SUITE_P(Methods, SpawnLimits, methods(), method_name);
 
