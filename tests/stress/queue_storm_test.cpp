@@ -20,7 +20,7 @@ using stress::shared;
 using stress::Storm;
 
 constexpr int kProducers = 4;
-constexpr std::uint32_t kMostItems = 1U << 20;
+constexpr std::uint32_t kMostItems = 1U << 25;  // of a role, dealt out over the kills
 constexpr std::uint8_t kPut = 0x80;
 
 struct Stage {
@@ -71,7 +71,8 @@ class QueueStorm : public ::testing::Test {
     std::uint32_t number = stage_->begun[role].load();
     while (!stage_->stop.load(std::memory_order_acquire) && number + 1 < kMostItems) {
       // An unbounded one grows over several segments, not for ever.
-      while (queue_->qsize() > 1000 && !stage_->stop.load(std::memory_order_acquire)) {
+      while ((queue_->qsize() > 1000 || number >= numbers_by_now()) &&
+             !stage_->stop.load(std::memory_order_acquire)) {
         ::sched_yield();
       }
       stage_->begun[role].store(++number);
@@ -80,6 +81,10 @@ class QueueStorm : public ::testing::Test {
       queue_->put(item);
       stage_->got[role][number].fetch_or(kPut);
     }
+  }
+  // So that the last kills meet put() and get() too.
+  [[nodiscard]] std::uint64_t numbers_by_now() const {
+    return (stage_->deaths.count.load() + 1) * (kMostItems / (kills_ + 2));
   }
   void consume(int role) {
     for (;;) {
@@ -100,6 +105,7 @@ class QueueStorm : public ::testing::Test {
     queue_.emplace(maxsize);
     long consumers = 0;
     const long kills = kills_wanted(800);
+    kills_ = static_cast<std::uint64_t>(kills);
     {
       Storm storm(
           &stage_->deaths, 2 * kProducers, [&](int role, std::uint32_t) { play(role); },
@@ -117,6 +123,7 @@ class QueueStorm : public ::testing::Test {
     long missing = 0;
     long twice = 0;
     for (int role = 0; role < kProducers; ++role) {
+      EXPECT_LT(stage_->begun[role].load() + 1, kMostItems) << "the last kills met nobody in put()";
       for (std::uint32_t number = 1; number <= stage_->begun[role].load(); ++number) {
         const unsigned seen = stage_->got[role][number].load();
         put += seen >= kPut;
@@ -138,6 +145,7 @@ class QueueStorm : public ::testing::Test {
 
   Stage* stage_ = new (shared(sizeof(Stage))) Stage;
   std::optional<mp::Queue<T>> queue_;
+  std::uint64_t kills_ = 0;
 };
 
 using Items = ::testing::Types<SmallItem, Item>;
