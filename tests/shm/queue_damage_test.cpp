@@ -84,7 +84,9 @@ class DamagedQueue {
   DamagedQueue(const DamagedQueue&) = delete;
   DamagedQueue& operator=(const DamagedQueue&) = delete;
   ~DamagedQueue() {
+    EXPECT_TRUE(neighbours_.untouched());  // by the last round
     queue_dispose(*header_);
+    EXPECT_TRUE(neighbours_.untouched());
     Arena::instance().deallocate(header_);
   }
   void make(std::uint32_t) {

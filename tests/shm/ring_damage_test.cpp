@@ -2,6 +2,8 @@
 // which there is no page.
 #include "tests/shm/ring_damage.hpp"
 
+#include <cstdlib>
+
 #include "shm/mpmc_ring.hpp"
 #include "shm/spsc_ring.hpp"
 
@@ -22,7 +24,12 @@ struct Spsc {
     for (int i = 0; i < kSteps; ++i) {
       // A damaged header may be that of another ring.
       const std::size_t size = random() % (i % 2 == 0 ? 200 : 60) % (to.max_message() + 1);
-      if (std::byte* const room = to.try_reserve(size)) {
+      if (i % 8 == 0) {
+        // A line of one length.
+        const std::byte line[kInLine] = {};
+        const std::size_t each = size % kInLine / 8 * 8 + 8;
+        if (each <= to.max_message()) (void)to.try_push_all(line, each, kInLine / each);
+      } else if (std::byte* const room = to.try_reserve(size)) {
         std::memset(room, 7, size);
         to.commit(size);
       }
@@ -33,6 +40,16 @@ struct Spsc {
     SpscRing::Consumer from(ring);
     for (int i = 0; stage.worth_trying(i); ++i) {
       (void)from.has_message();
+      if (i % 4 == 0) {
+        // Those of one length in a row, if there are any.
+        std::byte all[kAtOnce * kInLine];
+        const std::size_t size = static_cast<std::size_t>(i) / 4 % (kInLine / 8) * 8 + 8;
+        const std::size_t count = from.try_pop_all(all, size, kAtOnce);
+        if (count > kAtOnce) std::abort();
+        g_sum.fetch_add(sum(all, count * size), std::memory_order_relaxed);
+        stage.taken.fetch_add(count, std::memory_order_relaxed);
+        continue;
+      }
       const SpscMessage message = from.try_peek();
       if (!message) continue;
       g_sum.fetch_add(sum(message.data, message.size), std::memory_order_relaxed);
@@ -40,6 +57,8 @@ struct Spsc {
       stage.taken.fetch_add(1, std::memory_order_relaxed);
     }
   }
+  static constexpr std::size_t kAtOnce = 5;
+  static constexpr std::size_t kInLine = 56;
   SpscRing ring;
 };
 
