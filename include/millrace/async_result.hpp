@@ -12,7 +12,8 @@
 namespace millrace {
 
 /// The result of apply_async, map_async or starmap_async, when it is there. Move-only; dropping it
-/// neither waits nor cancels. Python: multiprocessing.pool.AsyncResult.
+/// neither waits nor cancels. Calls on one that was moved from are ValueErrors.
+/// Python: multiprocessing.pool.AsyncResult.
 template <class R>
 class AsyncResult {
   using Stored = runtime::Valued<R>;
@@ -38,10 +39,10 @@ class AsyncResult {
     if constexpr (!std::is_void_v<R>) return std::move(job_->result());
   }
   /// Waits until the result is there or the time is over; true when it is there.
-  bool wait(Timeout timeout = {}) { return core_->wait(*job_, timeout); }
+  bool wait(Timeout timeout = {}) { return core().wait(*job_, timeout); }
   /// True when the call has ended, well or not. Does not block.
   [[nodiscard]] bool ready() {
-    core_->poll(*job_);
+    core().poll(*job_);
     const runtime::JobGuard lock(*core_);
     return job_->done();
   }
@@ -53,15 +54,19 @@ class AsyncResult {
   /// Ends the call now: what has not begun is dropped, a worker that runs it is replaced, get()
   /// throws ProcessError. False if it had ended already. Python: none.
   bool cancel() {
-    return core_->cancel(*job_, std::make_exception_ptr(ProcessError("the task was cancelled")));
+    return core().cancel(*job_, std::make_exception_ptr(ProcessError("the task was cancelled")));
   }
 
  private:
   void await(Timeout timeout) {
-    if (!core_->wait(*job_, timeout)) {
+    if (!core().wait(*job_, timeout)) {
       throw TimeoutError("the result was not there in time; it can still be waited for");
     }
     if (job_->error()) std::rethrow_exception(job_->error());
+  }
+  [[nodiscard]] runtime::PoolCore& core() const {
+    if (!core_) throw ValueError("an AsyncResult that was moved from has no result");
+    return *core_;
   }
 
   runtime::Ref<runtime::PoolCore> core_;
@@ -100,6 +105,7 @@ class ImapIterator {
   /// The next result, std::nullopt at the end. TimeoutError when it is not there in time; it is
   /// still obtainable then. Python: next(timeout), with StopIteration at the end.
   std::optional<value_type> next(Timeout timeout = {}) {
+    if (!core_) throw ValueError("an ImapIterator that was moved from has no items");
     if (!core_->wait(*job_, timeout)) {
       throw TimeoutError("the next item was not there in time; it can still be waited for");
     }

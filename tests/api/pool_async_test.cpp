@@ -282,6 +282,25 @@ TEST_P(PoolAsync, ResultsOfADestroyedPoolFail) {
   }
 }
 
+// O15: what was handed on has no result
+TEST_P(PoolAsync, MovedFromTheyAreValueErrors) {
+  mp::Pool pool(workers());
+  auto given = pool.apply_async(square, 3);
+  auto kept = std::move(given);
+  // NOLINTBEGIN(bugprone-use-after-move): what is tested
+  EXPECT_THROW(given.get(), mp::ValueError);
+  EXPECT_THROW(given.wait(), mp::ValueError);
+  EXPECT_THROW(static_cast<void>(given.ready()), mp::ValueError);
+  EXPECT_THROW(static_cast<void>(given.successful()), mp::ValueError);
+  EXPECT_THROW(given.cancel(), mp::ValueError);
+  auto items = pool.imap(square, numbers(3));
+  auto rest = std::move(items);
+  EXPECT_THROW(items.next(), mp::ValueError);
+  // NOLINTEND(bugprone-use-after-move)
+  EXPECT_EQ(kept.get(), 9);
+  EXPECT_EQ(rest.next(), 0);
+}
+
 // many results at a time, of several threads
 TEST_P(PoolAsync, ManyResultsOfManyThreadsArrive) {
   mp::Pool pool(workers());
