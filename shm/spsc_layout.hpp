@@ -32,7 +32,8 @@ class SpscRing {
 
   /// How much memory a ring of this geometry takes. ValueError if it is beyond reason.
   static std::size_t bytes_for(const SpscGeometry& geometry);
-  /// Makes an empty ring in 64-byte aligned memory of bytes_for(geometry) bytes.
+  /// Makes an empty ring in 64-byte aligned memory of bytes_for(geometry) bytes. Only where that is
+  /// 128-byte aligned do bulk messages never share 128 bytes that a cpu fetches together.
   static SpscRing create(void* memory, const SpscGeometry& geometry);
   /// The ring that create() made in these `bytes` of memory, in any process; Corrupt if it is none.
   static SpscRing attach(void* memory, std::size_t bytes);

@@ -108,6 +108,10 @@ using CollectOf = std::vector<Outcome<Valued<typename ResultOf<F, V>::type>>>;
 template <class F, class V>
 using CollectStarOf = std::vector<Outcome<Valued<typename UnpackedResultOf<F, V>::type>>>;
 
+/// A braced list of T for a starmap of F is no list of F's arguments: items of T convert to none.
+template <class F, class T>
+concept OwnItems = !wire::HasArguments<F> || !std::convertible_to<T, wire::arguments_of<F>>;
+
 /// Ranges that a map can read; options and plain numbers are none.
 template <class R>
 concept Input = std::ranges::input_range<R>;
@@ -210,14 +214,17 @@ class PoolCalls {
   }
   /// Items that say what they are: {std::pair{1, 2}, ...}.
   template <class F, class T>
+  requires OwnItems<F, T>
   auto starmap(F f, std::initializer_list<T> items, const MapOptions& options = {}) {
     return starmap(std::move(f), own(items), options);
   }
   template <class F, class T>
+  requires OwnItems<F, T>
   auto starmap(F f, std::initializer_list<T> items, const CollectOptions& options) {
     return starmap(std::move(f), own(items), options);
   }
   template <class F, class T>
+  requires OwnItems<F, T>
   auto starmap(F f, std::initializer_list<T> items, std::integral auto chunksize) {
     return starmap(std::move(f), own(items), chunksize);
   }

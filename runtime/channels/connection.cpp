@@ -53,8 +53,8 @@ Object value_of_pickle(const FrameBuffer& frame, const PickleLimits& limits) {
   const std::string_view bytes(reinterpret_cast<const char*>(frame.data()), frame.size());
   if (bytes.starts_with(kChallenge)) {
     throw UnpicklingError(
-        "the message is no value but a challenge: the peer wants an authkey, and this end was made "
-        "without one");
+        "the message is no value but a challenge: the peer wants an authkey: give it to Client() "
+        "or to answer_challenge()");
   }
   return unpickle(bytes, limits);
 }

@@ -1,6 +1,7 @@
 // mp::Pipe: makes what pipe_body.hpp describes.
 #include <sys/random.h>
 
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <millrace/connection.hpp>
@@ -14,7 +15,8 @@ namespace millrace {
 namespace runtime {
 namespace {
 
-constexpr std::size_t up_to_line(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+// Of 128 bytes, which a cpu fetches together: so the ring counts the units of its bulk.
+constexpr std::size_t up_to_unit(std::size_t bytes) { return (bytes + 127) / 128 * 128; }
 static_assert(sizeof(PipeBody) % 64 == 0);
 
 // A number that no token had before: from the clock and this process, then counted.
@@ -66,11 +68,12 @@ Connection make_side(const shm::ObjectRef& body_ref, unsigned side, bool readabl
 
 std::pair<Connection, Connection> Pipe(const PipeOptions& options) {
   using namespace runtime;
-  const std::size_t ring = up_to_line(shm::SpscRing::bytes_for(Direction::kGeometry));
-  const shm::ObjectRef body_ref(shm::ObjectRequest{.bytes = sizeof(PipeBody) + 2 * ring,
+  const std::size_t ring = up_to_unit(shm::SpscRing::bytes_for(Direction::kGeometry));
+  const shm::ObjectRef body_ref(shm::ObjectRequest{.bytes = sizeof(PipeBody) + 64 + 2 * ring,
                                                    .type = shm::object_type<PipeBody>()});
   auto& body = *static_cast<PipeBody*>(body_ref.payload());
-  auto* const rings = reinterpret_cast<std::byte*>(&body + 1);
+  const auto behind = reinterpret_cast<std::uintptr_t>(&body + 1);  // a payload: a multiple of 64
+  auto* const rings = reinterpret_cast<std::byte*>(&body + 1) + (up_to_unit(behind) - behind);
   for (unsigned i = 0; i < 2; ++i) {
     if (i == 0 || options.duplex) body.direction[i].make(rings + i * ring);
   }

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <millrace/errors.hpp>
 #include <utility>
 
@@ -178,7 +177,7 @@ void ProcessPool::run_range(const RangeCall& call) {
   }
   auto* header = new (range.context)
       ContextHeader{next_job_id_++, call.context.size(), call.timeout.infinite() ? 0U : 1U};
-  std::memcpy(header->data(), call.context.data(), call.context.size());
+  std::ranges::copy(call.context, header->data());  // which may be empty
   if (trace_) trace_->range(header->job, call.entry);
   RangeJobFront front({.total = call.last - call.first, .progress = call.progress}, range);
   front.started_ = Clock::now();

@@ -3,7 +3,9 @@
 // one and seconds on a large one. Who has read it puts it there before it starts a child.
 //
 // A process that dies while it does so leaves the claim, so nobody else puts it there: whoever
-// needs it then reads the machine. At one point the text stays too, as long as the arena.
+// needs it then reads the machine. At one point the text stays too, as long as the arena. The cpus
+// allowed are those of the process that read it; each process takes off what it may not use itself,
+// but one that may use more, in a wider cgroup than the reader's, plans without those.
 #pragma once
 
 namespace millrace::runtime {

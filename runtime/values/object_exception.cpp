@@ -229,7 +229,8 @@ Object object_of_exception(std::exception_ptr error) {
 // OSError(2, ...) is a FileNotFoundError: pickles of protocols 0 to 2 name the base.
 Object exception_of_name(Object module, Object name, Object arguments, Object state) {
   const auto given = Access::node<ItemsNode>(arguments)->span();
-  if (given.size() >= 2 && given.size() <= 5 && name == "OSError") {
+  if (given.size() >= 2 && given.size() <= 5 && name == "OSError" &&
+      (given[0].is<std::int64_t>() || given[0].is<bool>())) {  // not of 2.0
     for (const OsName& each : kOsNames) {
       if (each.code != EIO && given[0] == each.code) name = text_of(each.name);
     }

@@ -131,19 +131,27 @@ void put_global(std::string& out, const Object& value) {
   out.append("<class '").append(items[0].str() + "." + items[1].str()).append("'>");
 }
 
-// True for the arguments of an OSError that names a file: {errno, text, file, None, other file}.
+// True for an OSError that tells its errno: of Python's own, there is another TimeoutError.
 template <class Items>
-bool names_file(std::string_view exception, const Items& arguments) {
-  if (arguments.size() < 3 || arguments.size() > 5 || !is_os_error(exception)) return false;
-  const bool count = exception == "BlockingIOError" && arguments[2].template is<std::int64_t>();
-  return !count && !arguments[2].is_none();
+bool tells_errno(const Object& exception, const Items& arguments) {
+  return arguments.size() >= 2 && arguments.size() <= 5 && is_os_error(exception.type_name()) &&
+         Access::text(Access::node<ItemsNode>(exception)->items[0]) == "builtins";
+}
+
+// True for an OSError that names a file: its arguments are {errno, text, file, None, other file}.
+template <class Items>
+bool names_file(const Object& exception, const Items& arguments) {
+  if (arguments.size() < 3 || arguments[2].is_none()) return false;
+  if (!tells_errno(exception, arguments)) return false;
+  const bool number = arguments[2].template is<std::int64_t>() || arguments[2].template is<bool>();
+  return !number || exception.type_name() != "BlockingIOError";  // of which it is a count
 }
 
 // Python takes the files for no arguments: they are in str() alone.
 Object shown_arguments(const Object& exception) {
   const Object& arguments = Access::node<ItemsNode>(exception)->items[2];
   const auto items = Access::node<ItemsNode>(arguments)->span();
-  if (!names_file(exception.type_name(), items)) return arguments;
+  if (!names_file(exception, items)) return arguments;
   return Object(Tuple{items[0], items[1]});
 }
 
@@ -194,9 +202,9 @@ std::string exception_text(const Object& value) {
   if (items.empty()) return {};
   const std::string name = value.type_name();
   if (items.size() == 1) return name == "KeyError" ? items[0].repr() : items[0].str();
-  if (is_os_error(name)) {
+  if (tells_errno(value, items)) {
     std::string text = "[Errno " + items[0].str() + "] " + items[1].str();
-    if (!names_file(name, items)) return text;
+    if (!names_file(value, items)) return text;
     text += ": " + items[2].repr();
     if (items.size() > 4 && !items[4].is_none()) text += " -> " + items[4].repr();
     return text;

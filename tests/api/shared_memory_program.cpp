@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "shm/liveness.hpp"
 #include "tests/api/shared_memory_support.hpp"
 
 namespace mp = millrace;
@@ -46,7 +47,8 @@ int replace_tracker(const std::string& name) {
   if (tracker < 2 || ::kill(tracker, SIGTERM) != 0 || ::kill(tracker, SIGINT) != 0) return 3;
   if (tracker_pid() != tracker) return 4;  // it ignores both
   ::kill(tracker, SIGKILL);
-  while (tracker_pid() == tracker) std::this_thread::yield();
+  // Its folder in /proc loses its cwd a little sooner than its pidfd says that it has ended.
+  while (!mp::shm::process_gone(tracker, 0)) std::this_thread::yield();
   make(name + "2");
   return 0;
 }

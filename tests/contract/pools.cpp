@@ -157,6 +157,10 @@ void starmap(mp::Pool& pool) {
   out = pool.starmap(add, tuples, {.chunksize = 4});
   out = pool.starmap(add, {{1, 2}, {3, 4}});
   out = pool.starmap(add, {std::pair{1, 2}, std::pair{3, 4}});
+  out = pool.starmap(add, {std::tuple{1, 2}, std::tuple{3, 4}});
+  out = pool.starmap(square, {1, 2});
+  const std::initializer_list<std::tuple<int, int>> list{{1, 2}, {3, 4}};
+  out = pool.starmap(add, list);
   out = pool.starmap([](int a, double b) { return a + static_cast<int>(b); }, {{1, 2.0}, {3, 4.0}});
   out = pool.starmap(add, {{1, 2}});
   out = pool.starmap(add, std::vector<std::array<int, 2>>{{1, 2}});

@@ -101,7 +101,8 @@ def long_ones():
 
 def about_files():
     return [OSError(2, "No such file", "/tmp/f"), OSError(18, "cross-device", "a", None, "b"), OSError(5, "io", None),
-            PermissionError(13, "denied", b"raw"), BlockingIOError(11, "again", 5), OSError(9, "bad", 7)]  # fmt: skip
+            PermissionError(13, "denied", b"raw"), BlockingIOError(11, "again", 5), OSError(9, "bad", 7),
+            OSError(2.0, "half"), BlockingIOError(11, "again", True), context.TimeoutError(1, "a", "b")]  # fmt: skip
 
 
 def values(seed, count):

@@ -62,7 +62,7 @@ TEST_F(SpscRingTest, PlacesAreAlignedForTheirSize) {
 }
 
 // Of the 128 bytes that a cpu fetches together, one message's end and the next one's beginning
-// never have a half each.
+// never have a half each, if the ring's memory begins at a multiple of 128.
 TEST_F(SpscRingTest, LongMessagesBeginInUnitsOf128Bytes) {
   const std::byte* const bulk = memory.get() + kHeader + std::size_t{4} * 128;
   std::ptrdiff_t wanted = 0;
